@@ -1,0 +1,90 @@
+"""What every writer shares: write beside, verify, rename; never half a file."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from napari_medseg.case import InputError, MedsegError, Segmentation
+
+
+@contextmanager
+def staged(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it takes the place of `path` only if all went well.
+
+    The temporary name keeps the ending of `path`, because libraries choose the format by it.
+
+    Raises
+    ------
+    InputError
+        If `path` exists and `overwrite` is false, or its folder cannot be written to.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent.name or path.parent}: there is no such folder to write {path.name} into.")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        _replace(temporary, path)
+    except PermissionError as error:
+        raise InputError(f"{path.name}: no permission to write here; choose another folder.") from error
+    finally:
+        _remove(temporary)
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` if something is already there and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path.name}: already exists; choose another name or allow overwriting.")
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f".{uuid.uuid4().hex[:8]}-replaced")
+        path.rename(aside)
+        try:
+            temporary.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
+        shutil.rmtree(aside)
+    else:
+        temporary.replace(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def verify(written: Segmentation, reopened: Segmentation, where: str) -> None:
+    """Compare what was meant with what a fresh look at the file gives.
+
+    Grid, label ids, voxel counts and the world position of every label's centroid must agree
+    (to a thousandth of a voxel).
+
+    Raises
+    ------
+    MedsegError
+        If anything differs: the file must not be kept.
+    """
+    if not written.geometry.is_close(reopened.geometry):
+        raise MedsegError(f"{where}: the written grid does not match the labels' grid; nothing was kept.")
+    if tuple(written.data.shape) != tuple(reopened.data.shape):
+        raise MedsegError(f"{where}: the written shape {reopened.data.shape} is not {written.data.shape}.")
+    meant, found = written.extents(), reopened.extents()
+    if {k: v.voxels for k, v in meant.items()} != {k: v.voxels for k, v in found.items()}:
+        raise MedsegError(f"{where}: the written label ids or voxel counts differ from the labels; nothing was kept.")
+    n = written.geometry.ndim
+    for label, extent in meant.items():
+        here = written.geometry.index_to_world(extent.centroid[-n:])
+        there = reopened.geometry.index_to_world(found[label].centroid[-n:])
+        if np.linalg.norm(here - there) > 1e-3 * min(written.geometry.steps):
+            raise MedsegError(f"{where}: label {label} was written at another place; nothing was kept.")
