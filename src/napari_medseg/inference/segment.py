@@ -1,0 +1,373 @@
+"""Segment one image with one model into an OME-Zarr label store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_medseg import __version__
+from napari_medseg.bundles.model import Model
+from napari_medseg.case import InputError, MedicalImage, Provenance, Segmentation, Step
+from napari_medseg.inference.blend import Blending
+from napari_medseg.inference.decide import ClassDecision, InstanceDecision, LabelArray
+from napari_medseg.inference.devices import Device, choose_device
+from napari_medseg.inference.engine import Forward, TileSource, stream
+from napari_medseg.inference.grid import TileReader, WorkGrid
+from napari_medseg.inference.plan import TilePlan
+from napari_medseg.inference.report import LabelAmount, SegmentReport, peak_device_memory, peak_rss
+from napari_medseg.io.ome_zarr import LabelStoreWriter, read_segmentation
+from napari_medseg.jobs import Progress
+
+_STATISTICS_VOXELS = 1 << 25
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to run; the defaults are what the model card asks for on the best device here.
+
+    Parameters
+    ----------
+    device, precision
+        See `napari_medseg.inference.devices.choose_device`.
+    overlap
+        Share of a tile that neighbours have in common; the model's own when ``None``.
+    batch_size
+        Tiles per forward pass; 4 in 2-D and 1 in 3-D when ``None``.
+    region
+        One slice for each spatial axis of the image; labels outside stay 0.
+    mirror
+        Average the maps over all mirror images of each tile (test-time augmentation).
+    blending
+        How overlapping tiles are weighted.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    overlap: float | None = None
+    batch_size: int | None = None
+    region: tuple[slice, ...] | None = None
+    mirror: bool = False
+    blending: Blending = "gaussian"
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """The labels, where they are stored, and how the run went."""
+
+    segmentation: Segmentation
+    path: Path
+    report: SegmentReport
+
+
+def segment(
+    image: MedicalImage,
+    model: Model,
+    out: Path,
+    options: SegmentOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> SegmentResult:
+    """Run `model` over `image` and store the labels on the image's own grid.
+
+    Parameters
+    ----------
+    image
+        Video is segmented frame by frame; a volume plane by plane by a two-dimensional model.
+    out
+        The OME-Zarr store to write; it appears only when complete. In an existing store the labels are
+        added beside those already there.
+    name
+        Name of the labels in the store; the model's id when ``None``.
+    overwrite
+        Whether labels of that name may be replaced.
+
+    Raises
+    ------
+    InputError
+        If the model cannot read this image.
+    CancelledError
+        Within one batch of tiles after `Progress.cancel`; nothing is left behind.
+    """
+    options = options or SegmentOptions()
+    progress = progress or Progress()
+    device = choose_device(options.device, options.precision)
+    started = time.perf_counter()
+    run = _Run(image, model, options, device, progress)
+    with (
+        ThreadPoolExecutor(1) as hashing,
+        LabelStoreWriter.create(
+            out,
+            image.geometry,
+            name=name or model.card.id,
+            axes=("t" if image.axes.startswith("t") else "") + image.spatial_axes,
+            seconds_per_frame=image.seconds_per_frame,
+            dtype=np.uint32 if model.instances else np.uint8 if model.out_channels < 256 else np.uint16,
+            overwrite=overwrite,
+        ) as store,
+    ):
+        sha256 = hashing.submit(image.source.sha256)
+        run.write_labels(store.array)
+        progress.begin(1, "finishing")
+        seconds = time.perf_counter() - started
+        history = Provenance(sha256.result()).with_step(Step.now("segment", **run.record(seconds)))
+        store.finish(model.card.labels, history)
+        progress.advance()
+    return SegmentResult(read_segmentation(out, name=name or model.card.id), out, run.report(seconds))
+
+
+class _Run:
+    """One model on one image: what is worked out once, and what is counted on the way."""
+
+    def __init__(
+        self, image: MedicalImage, model: Model, options: SegmentOptions, device: Device, progress: Progress
+    ) -> None:
+        self.image, self.model, self.options, self.device, self.progress = image, model, options, device, progress
+        self.channels = _channels(image, model)
+        self.grid = WorkGrid.plan(image, model)
+        self.shape = image.geometry.shape[-model.spatial_dims :]
+        self.region = _checked_region(image, options.region)
+        self.plan = self._tile_plan()
+        self.planes = self._planes()
+        self.batch_size = options.batch_size or (4 if model.spatial_dims == 2 else 1)
+        self.voxels: Counter[int] = Counter()
+        self.objects = 0
+
+    def _tile_plan(self) -> TilePlan:
+        tile = tuple(self.model.tile[k] for k in self.grid.to_network.inverse().order)
+        overlap = self.model.overlap if self.options.overlap is None else self.options.overlap
+        if not 0 <= overlap < 1:
+            raise InputError(f"An overlap of {overlap:g} cannot be used; accepted are 0 up to but not including 1.")
+        window = None
+        if self.region is not None:
+            part = self.region[-self.model.spatial_dims :]
+            window = tuple(
+                slice(max(0, int(np.floor(r.start / f - 1))), min(n, int(np.ceil(r.stop / f + 1))))
+                for r, f, n in zip(part, self.grid.factors, self.grid.shape, strict=True)
+            )
+        return TilePlan(self.grid.shape, tile, overlap, window)
+
+    def _planes(self) -> list[tuple[int, int | None]]:
+        """Every frame, and every plane of it for a two-dimensional model on a volume."""
+        planes: list[int | None] = [None]
+        if self.image.geometry.ndim > self.model.spatial_dims:
+            part = self.region[0] if self.region else slice(0, self.image.geometry.shape[0])
+            planes = list(range(part.start, part.stop))
+        return [(frame, plane) for frame in range(self.image.frame_count) for plane in planes]
+
+    def write_labels(self, array: Any) -> None:
+        """Fill `array`, which has the image's frames and spatial axes, with labels."""
+        self.progress.begin(1, "loading the model")
+        forward = Forward(
+            self.model.network().to(self.device.name), self.device, self.grid.to_network, self._mirrored()
+        )
+        if self.device.name.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.device.name)
+        self.progress.begin(len(self.plan) * len(self.planes), "segmenting")
+        with ThreadPoolExecutor(1, thread_name_prefix="medseg-decide") as pool:
+            for frame, plane in self.planes:
+                self._write_plane(array, forward, frame, plane, pool)
+
+    def _mirrored(self) -> tuple[tuple[int, ...], ...]:
+        axes = range(self.model.spatial_dims) if self.options.mirror else ()
+        return tuple(chain.from_iterable(combinations(axes, k) for k in range(len(axes) + 1)))
+
+    def _write_plane(
+        self, array: Any, forward: Forward, frame: int, plane: int | None, pool: ThreadPoolExecutor
+    ) -> None:
+        reader = TileReader(self.image, self.grid, frame, plane, self.channels)
+        source = TileSource(reader, self.model, _statistics(reader, self.model), self.plan.tile)
+        with _label_rows(array, self._prefix(frame, plane), self.shape, self._count, self.region) as write:
+            if self.model.instances:
+                decision = InstanceDecision(self.model, self.grid, self.shape, write, first_id=self.objects + 1)
+            else:
+                decision = ClassDecision(self.model, self.grid, self.shape, write)
+            rows = stream(
+                source,
+                forward,
+                self.plan,
+                batch_size=self.batch_size,
+                blending=self.options.blending,
+                progress=self.progress,
+            )
+            # deciding and storing go on behind the forward passes, one slab at a time
+            pending: Future[None] | None = None
+            for first, maps in rows:
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(decision.add, first, maps)
+            if pending is not None:
+                pending.result()
+            decision.close()
+            if isinstance(decision, InstanceDecision):
+                self.objects = decision.next_id - 1
+
+    def _prefix(self, frame: int, plane: int | None) -> tuple[int, ...]:
+        time = (frame,) if self.image.axes.startswith("t") else ()
+        return (*time, *(() if plane is None else (plane,)))
+
+    def _count(self, labels: LabelArray) -> None:
+        if self.model.instances:
+            self.voxels[1] += int(np.count_nonzero(labels))
+        else:
+            for label, number in enumerate(np.bincount(labels.ravel()).tolist()):
+                if label and number:
+                    self.voxels[label] += number
+
+    def record(self, seconds: float) -> dict[str, Any]:
+        """What the history says of this run."""
+        import monai
+
+        card = self.model.card
+        return {
+            "model": {
+                "id": card.id,
+                "version": card.version,
+                "weights_sha256": self.model.sha256,
+                "licence": card.licence,
+                "intended_use": card.intended_use,
+            },
+            "device": self.device.name,
+            "precision": self.device.precision,
+            "backend": "torch",
+            "tiles": {
+                "number": len(self.plan) * len(self.planes),
+                "shape": list(self.plan.tile),
+                "overlap": self.plan.overlap,
+                "blending": self.options.blending,
+                "mirror": self.options.mirror,
+                "pyramid_level": self.grid.level,
+                "image_voxels_per_working_voxel": list(self.grid.factors),
+            },
+            "region": None if self.region is None else [[r.start, r.stop] for r in self.region],
+            "software": {"napari-medseg": __version__, "torch": torch.__version__, "monai": monai.__version__},
+            "seconds": round(seconds, 3),
+        }
+
+    def report(self, seconds: float) -> SegmentReport:
+        """What the caller is told of this run."""
+        geometry, table = self.image.geometry, self.model.card.labels
+        amounts = [
+            LabelAmount.of(
+                label.id,
+                label.name,
+                self.voxels[label.id],
+                geometry,
+                self.objects if self.model.instances else None,
+            )
+            for label in table
+        ]
+        planned = len(self.plan) * len(self.planes)
+        return SegmentReport(
+            model=self.model.card.id,
+            labels=tuple(amounts),
+            seconds=seconds,
+            peak_rss=peak_rss(),
+            peak_device_memory=peak_device_memory(self.device.name),
+            device=self.device.name,
+            device_reason=self.device.reason,
+            precision=self.device.precision,
+            backend="torch",
+            tiles={"planned": planned, "done": planned, "failed": 0, "skipped": 0},
+        )
+
+
+def _channels(image: MedicalImage, model: Model) -> tuple[int, ...]:
+    wanted, given = model.card.in_channels, image.channel_count
+    if given == wanted:
+        return tuple(range(wanted))
+    if image.is_rgb and given == 4 and wanted == 3:
+        return (0, 1, 2)
+    names = f" ({', '.join(model.card.channels)})" if model.card.channels else ""
+    raise InputError(
+        f"Model {model.card.id} reads {wanted} channel{'s' * (wanted != 1)}{names}; this image has {given}. "
+        f"Choose a model for this kind of image."
+    )
+
+
+def _checked_region(image: MedicalImage, region: tuple[slice, ...] | None) -> tuple[slice, ...] | None:
+    if region is None:
+        return None
+    shape = image.geometry.shape
+    inside = len(region) == len(shape) and all(
+        r.step in (None, 1) and r.start is not None and r.stop is not None and 0 <= r.start < r.stop <= n
+        for r, n in zip(region, shape, strict=False)
+    )
+    if not inside:
+        words = ",".join(f"{r.start}:{r.stop}" for r in region)
+        limits = ",".join(f"0:{n}" for n in shape)
+        raise InputError(f"Region {words} does not lie inside this image; accepted is a part of {limits}.")
+    return region
+
+
+def _statistics(reader: TileReader, model: Model) -> Any:
+    """What the intensity steps need, from the whole working grid or an even sample of its rows."""
+    if not model.intensity.needs_statistics:
+        return None
+    shape = reader.grid.shape
+    if int(np.prod(shape)) * len(reader.channels) <= _STATISTICS_VOXELS:
+        return model.intensity.statistics(reader.read_all())
+    per_row = int(np.prod(shape[1:])) * len(reader.channels)
+    number = max(1, _STATISTICS_VOXELS // per_row)
+    rows = np.unique(np.linspace(0, shape[0] - 1, number).astype(int))
+    sample = [reader.read((int(row), *(0,) * (len(shape) - 1)), (1, *shape[1:])) for row in rows]
+    return model.intensity.statistics(np.concatenate(sample, axis=1))
+
+
+@contextmanager
+def _label_rows(
+    array: Any, prefix: tuple[int, ...], shape: tuple[int, ...], count: Any, region: tuple[slice, ...] | None
+) -> Iterator[Any]:
+    """A function that takes label rows and stores them in whole rows of chunks, cut to the region."""
+    chunk = int(array.chunks[len(prefix)])
+    waiting: list[LabelArray] = []
+    first_waiting = 0
+    part = region[-len(shape) :] if region is not None else None
+
+    def store() -> None:
+        nonlocal first_waiting
+        rows = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+        waiting.clear()
+        array[(*prefix, slice(first_waiting, first_waiting + len(rows)))] = rows
+        first_waiting += len(rows)
+
+    def write(first: int, rows: LabelArray) -> None:
+        nonlocal first_waiting
+        if part is not None:
+            rows = _only_inside(first, rows, part)
+        count(rows)
+        if not waiting:
+            first_waiting = first
+        held = sum(len(w) for w in waiting)
+        while len(rows):
+            room = chunk - (first_waiting + held) % chunk
+            waiting.append(rows[:room])
+            held += len(waiting[-1])
+            full = len(waiting[-1]) == room
+            rows = rows[room:]
+            if full:
+                store()
+                held = 0
+
+    yield write
+    if waiting:
+        store()
+
+
+def _only_inside(first: int, rows: LabelArray, part: tuple[slice, ...]) -> LabelArray:
+    low, high = max(part[0].start - first, 0), max(part[0].stop - first, 0)
+    inside = (slice(low, high), *part[1:])
+    kept = np.zeros_like(rows)
+    kept[inside] = rows[inside]
+    return kept
