@@ -1,0 +1,421 @@
+"""OME-Zarr (NGFF 0.1 to 0.5): images and labels in, labels out.
+
+What we write is described in `ome_zarr_metadata` and `ome_zarr_labels`: plain NGFF that any reader opens,
+plus one private attribute, ``medseg``, with the exact grid, the label table and the history.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from napari_medseg.case import (
+    Geometry,
+    InputError,
+    LabelTable,
+    MedicalImage,
+    Modality,
+    Provenance,
+    Segmentation,
+    Source,
+)
+from napari_medseg.io import ome_zarr_metadata as metadata
+from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.io.ome_zarr_image import copy_image
+from napari_medseg.io.ome_zarr_labels import LabelStoreWriter
+from napari_medseg.io.ome_zarr_metadata import Ngff
+from napari_medseg.io.writing import verify
+
+__all__ = [
+    "LabelStoreWriter",
+    "Ngff",
+    "label_levels",
+    "label_names",
+    "read",
+    "read_segmentation",
+    "write_segmentation",
+]
+
+_UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, TypeError, zlib.error)
+_RGB_COLOURS = (["FF0000", "00FF00", "0000FF"], ["FF0000", "00FF00", "0000FF", "FFFFFF"])
+
+
+class ZarrArray(LazyArray):
+    """A stored array with its axes in our order; axes of the store that we do not use are held at 0."""
+
+    def __init__(self, array: Any, stored: str, wanted: str, where: str) -> None:
+        self._array, self._where = array, where
+        self._order = tuple(stored.index(a) for a in wanted)
+        # what remains after the unused axes are dropped, in stored order, then brought to ours
+        kept = sorted(self._order)
+        self._turn = tuple(kept.index(k) for k in self._order)
+        super().__init__(
+            [array.shape[k] for k in self._order],
+            np.uint8 if array.dtype == bool else array.dtype,
+            [array.chunks[k] for k in self._order],
+        )
+
+    def _read(self, region: tuple[slice, ...]) -> AnyArray:
+        index: list[Any] = [0] * self._array.ndim
+        for k, part in zip(self._order, region, strict=True):
+            index[k] = part
+        try:
+            block = np.asarray(self._array[tuple(index)])
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{self._where}: a stored chunk is damaged or cut short; copy or export the store again."
+            ) from error
+        return block.transpose(self._turn)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of a store that holds one multiscale image or label image."""
+
+    path: Path
+    where: str
+    ngff: dict[str, Any]
+    private: dict[str, Any]
+    multiscale: metadata.Multiscale
+    arrays: tuple[Any, ...]
+
+    @property
+    def stored_axes(self) -> str:
+        return self.multiscale.axes
+
+    @property
+    def axes(self) -> str:
+        """Our axes: those with more than one element, and those our own record names."""
+        if isinstance(self.private.get("axes"), str):
+            return str(self.private["axes"])
+        sizes = dict(zip(self.stored_axes, self.arrays[0].shape, strict=True))
+        return "".join(a for a in "tzyxc" if a in sizes and (a in "yx" or sizes[a] > 1))
+
+    def levels(self) -> tuple[ZarrArray, ...]:
+        return tuple(ZarrArray(a, self.stored_axes, self.axes, self.where) for a in self.arrays)
+
+    def geometry(self) -> Geometry:
+        """The exact grid of our own record where it agrees with the NGFF transforms, else theirs."""
+        sizes = dict(zip(self.stored_axes, self.arrays[0].shape, strict=True))
+        shape = tuple(int(sizes[a]) for a in self.axes if a in "zyx")
+        plain = self.multiscale.geometry(shape)
+        if "geometry" not in self.private:
+            return plain
+        try:
+            exact = Geometry.from_dict(self.private["geometry"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.where}: its {metadata.PRIVATE} attribute holds no valid grid.") from error
+        same_steps = exact.unit is None or np.allclose(exact.steps, plain.steps, rtol=1e-5)
+        # a store that another program cropped or rescaled keeps our attribute but no longer our grid
+        return exact if exact.shape == shape and exact.unit == plain.unit and same_steps else plain
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[MedicalImage]:
+    """The images of a store: one, or all series of a bioformats2raw store.
+
+    Raises
+    ------
+    InputError
+        If the store holds no NGFF image, is damaged, or lacks its pixels.
+    """
+    group = _open_group(path)
+    ngff, _ = metadata.split_attributes(group.attrs.asdict())
+    if "multiscales" in ngff and "image-label" not in ngff:
+        return [_image(_load(group, path, path.name))]
+    if "plate" in ngff or "well" in ngff:
+        raise InputError(f"{path.name}: holds a plate of wells; open one field of it, a folder such as A/1/0 inside.")
+    series = [name for name in sorted(group.group_keys(), key=_numeric) if name.isdecimal()]
+    if "bioformats2raw.layout" in group.attrs.asdict() or "bioformats2raw.layout" in ngff:
+        return [_image(_load(group[name], path / name, f"{path.name} series {name}", path.stem)) for name in series]
+    if "image-label" in ngff or label_names(path):
+        raise InputError(f"{path.name}: holds labels and no image; open it as labels.")
+    raise InputError(
+        f"{path.name}: a zarr group without OME-Zarr metadata (multiscales); accepted are NGFF 0.4 and 0.5 images."
+    )
+
+
+def label_names(path: Path) -> list[str]:
+    """Names of the label images below a store's ``labels`` group, as the group lists them."""
+    try:
+        ngff, _ = metadata.split_attributes(zarr.open_group(path / "labels", mode="r").attrs.asdict())
+    except (FileNotFoundError, ValueError):
+        return []
+    listed = ngff.get("labels")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def read_segmentation(path: Path) -> Segmentation:
+    """The labels of a store that has one label image, or of the group ``STORE/labels/NAME``.
+
+    Raises
+    ------
+    InputError
+        If there is no label image or more than one, or the store is damaged.
+    """
+    labels = _label_group(path)
+    level = labels.levels()[0]
+    if "c" in labels.axes:
+        raise InputError(
+            f"{labels.where}: labels with {level.shape[-1]} channels are not understood; one was expected."
+        )
+    if level.dtype.kind not in "ui":
+        raise InputError(f"{labels.where}: holds {level.dtype} numbers; labels are integers.")
+    record, private = labels.ngff.get("image-label"), labels.private
+    try:
+        if "table" in private:
+            table = LabelTable.from_dict(private["table"])
+        else:
+            table = metadata.table_of(record if isinstance(record, Mapping) else {})
+        history = Provenance.from_dict(private["provenance"]) if "provenance" in private else Provenance()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{labels.where}: its label table or history cannot be understood: {error}.") from error
+    return Segmentation(
+        level,
+        labels.geometry(),
+        table,
+        history,
+        labels.path.name,
+        labels.axes,
+        _seconds_per_frame(labels),
+    )
+
+
+def label_levels(path: Path) -> tuple[ZarrArray, ...]:
+    """The whole pyramid of the labels that `read_segmentation` opens, fine to coarse."""
+    return _label_group(path).levels()
+
+
+def _label_group(path: Path) -> _Group:
+    group = _open_group(path)
+    ngff, _ = metadata.split_attributes(group.attrs.asdict())
+    if "multiscales" in ngff and ("image-label" in ngff or path.parent.name == "labels"):
+        return _load(group, path, path.name)
+    names = label_names(path)
+    if not names:
+        raise InputError(f"{path.name}: holds no label image; labels lie below its folder named labels.")
+    if len(names) > 1:
+        raise InputError(
+            f"{path.name}: holds {len(names)} label images ({', '.join(names)}); open one of them, "
+            f"e.g. {path.name}/labels/{names[0]}."
+        )
+    inside = path / "labels" / names[0]
+    return _load(_open_group(inside), inside, f"{path.name}/labels/{names[0]}")
+
+
+def _open_group(path: Path) -> Any:
+    if not path.is_dir():
+        raise InputError(f"{path.name}: an OME-Zarr store is a folder; this is a file.")
+    try:
+        node = zarr.open(path, mode="r")
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path.name}: holds no readable zarr metadata (zarr.json or .zgroup); accepted is an OME-Zarr store."
+        ) from error
+    if isinstance(node, zarr.Array):
+        raise InputError(
+            f"{path.name}: a bare zarr array without OME-Zarr metadata; open the folder above it that says multiscales."
+        )
+    return node
+
+
+def _load(group: Any, path: Path, where: str, name: str = "") -> _Group:
+    ngff, private = metadata.split_attributes(group.attrs.asdict())
+    records = ngff.get("multiscales")
+    if not isinstance(records, list) or not records or not isinstance(records[0], Mapping):
+        raise InputError(f"{where}: its multiscales attribute is empty; accepted are NGFF 0.4 and 0.5 images.")
+    paths = [str(d.get("path")) for d in records[0].get("datasets") or [] if isinstance(d, Mapping)]
+    arrays = []
+    for part in paths:
+        try:
+            array = group[part]
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{where}: level {part} is listed but is not stored; copy the whole store again."
+            ) from error
+        if not isinstance(array, zarr.Array) or (array.dtype.kind not in "uifb"):
+            raise InputError(f"{where}: level {part} holds no array of real numbers; accepted are integers and floats.")
+        arrays.append(array)
+    ndim = arrays[0].ndim if arrays else 0
+    if any(a.ndim != ndim for a in arrays):
+        raise InputError(f"{where}: its levels differ in their number of axes; export the store again.")
+    multiscale = metadata.parse_multiscale(records[0], ndim, where)
+    return _Group(path, where, ngff, private, multiscale, tuple(arrays))
+
+
+def _image(group: _Group) -> MedicalImage:
+    levels, private = group.levels(), group.private
+    details: dict[str, Any] = {"format": "OME-Zarr"}
+    channels, colours = _omero_channels(group, details)
+    count = levels[0].shape[-1] if group.axes.endswith("c") else 1
+    if len(channels) != count or not group.axes.endswith("c"):
+        channels = ()
+    # three channels of bytes are a colour picture unless their colours say otherwise
+    colourful = levels[0].dtype == np.uint8 and (
+        (count == 3 and not colours) or (count in (3, 4) and colours in _RGB_COLOURS)
+    )
+    try:
+        modality = Modality(private.get("modality", "OT"))
+    except ValueError:
+        modality = Modality.OT
+    intensity = private.get("intensity")
+    known = ("arbitrary", "HU", "RGB", "stain RGB")
+    power = private.get("objective_power")
+    return MedicalImage(
+        levels,
+        group.axes,
+        group.geometry(),
+        modality=modality,
+        intensity=intensity if intensity in known else ("RGB" if colourful else "arbitrary"),
+        name=group.multiscale.name.strip("/") or group.path.name.removesuffix(".zarr").removesuffix(".ome"),
+        source=Source("OME-Zarr", (group.path,)),
+        channels=channels,
+        seconds_per_frame=_seconds_per_frame(group),
+        objective_power=float(power) if isinstance(power, int | float) else None,
+        details=details,
+        warnings=_missing_chunks(group),
+    )
+
+
+def _seconds_per_frame(group: _Group) -> float | None:
+    return group.multiscale.seconds_per_frame if group.axes.startswith("t") else None
+
+
+def _omero_channels(group: _Group, details: dict[str, Any]) -> tuple[tuple[str, ...], list[str]]:
+    """Channel names and colours of the ``omero`` record; display windows go to `details`."""
+    omero = group.ngff.get("omero")
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    entries = [e for e in listed if isinstance(e, Mapping)] if isinstance(listed, list) else []
+    names = tuple(str(e.get("label") or f"channel {k + 1}") for k, e in enumerate(entries))
+    colours = [str(e.get("color", "")).upper() for e in entries]
+    windows = [e.get("window") for e in entries]
+    limits = [[w.get("start"), w.get("end")] for w in windows if isinstance(w, Mapping)]
+    if any(colours):
+        details["channel_colours"] = colours
+    if limits and len(limits) == len(entries) and all(isinstance(v, int | float) for pair in limits for v in pair):
+        details["display_windows"] = limits
+    return names, [c for c in colours if c]
+
+
+def _missing_chunks(group: _Group) -> tuple[str, ...]:
+    """What is said about pixels of the finest level that are not stored and would silently read as one value.
+
+    A store of ours says by itself that it is complete: chunks that hold only the fill value are then left out
+    on purpose.
+    """
+    array = group.arrays[0]
+    if group.private.get("complete") is True:
+        return ()
+    folder = group.path / group.multiscale.paths[0]
+    expected = array.nshards if hasattr(array, "nshards") else array.nchunks
+    stored = sum(
+        1 for _, _, names in os.walk(folder) for name in names if not name.startswith(".") and name != "zarr.json"
+    )
+    if stored == 0:
+        raise InputError(
+            f"{group.where}: none of the {expected} chunks of its pixels is stored; copy the whole store again."
+        )
+    if stored < expected:
+        value = array.fill_value
+        return (f"{expected - stored} of {expected} chunks are not stored and read as {value}.",)
+    return ()
+
+
+def _numeric(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() else (1 << 30, name)
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+def write_segmentation(
+    segmentation: Segmentation,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    ngff: Ngff = "0.5",
+    image: MedicalImage | None = None,
+) -> None:
+    """Write labels as ``labels/<name>`` of a new store, chunk by chunk; reopen it and compare.
+
+    Parameters
+    ----------
+    segmentation, path
+        What to write, and the name of the store, ending in ``.zarr``.
+    overwrite
+        Whether a label store of that name may be replaced. A store that holds an image made by another
+        program is never replaced.
+    ngff
+        ``"0.5"`` (zarr v3) or ``"0.4"`` (zarr v2).
+    image
+        Copied into the store beside the labels when given, chunk by chunk.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or `image` does not lie on the labels' grid.
+    """
+    if overwrite and path.is_dir():
+        _refuse_foreign(path)
+    if image is not None and not image.geometry.is_close(segmentation.geometry):
+        raise InputError(
+            f"{path.name}: the image to copy does not lie on the labels' grid; choose the image they belong to."
+        )
+    writer = LabelStoreWriter.create(
+        path,
+        segmentation.geometry,
+        name=_safe_name(segmentation.name),
+        axes=segmentation.axes,
+        seconds_per_frame=segmentation.seconds_per_frame,
+        dtype=_storage_dtype(segmentation.data.dtype),
+        frames=int(segmentation.data.shape[0]) if segmentation.axes.startswith("t") else None,
+        overwrite=overwrite,
+        ngff=ngff,
+    )
+    with writer:
+        _fill(writer.array, segmentation.data)
+        if image is not None:
+            copy_image(image, writer.root, ngff)
+
+        def compare(store: Path) -> None:
+            verify(segmentation, read_segmentation(store / "labels" / writer.name), path.name)
+
+        writer.finish(segmentation.table, segmentation.provenance, check=compare)
+
+
+def _fill(target: Any, labels: Any) -> None:
+    from napari_medseg.io.ome_zarr_labels import chunk_regions
+
+    for region in chunk_regions(target.shape, target.chunks):
+        block = np.asarray(labels[region])
+        if block.any():
+            target[region] = block
+
+
+def _storage_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("=")
+
+
+def _safe_name(name: str) -> str:
+    """A layer's name as the name of a group: other programs stumble over blanks and separators."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
+    return kept or "labels"
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        ngff, private = metadata.split_attributes(zarr.open_group(path, mode="r").attrs.asdict())
+    except (FileNotFoundError, ValueError):
+        return
+    if "multiscales" in ngff and not private:
+        raise InputError(f"{path.name}: holds an image that the labels would replace; choose another name.")
