@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,9 @@ from importlib import resources
 from typing import Any
 
 Colour = tuple[int, int, int]
+
+# towards white or black, and how far: eight more colours a turn that still go with the first eight
+_TURNS = ((255, 0.0), (255, 0.45), (0, 0.35), (255, 0.7), (0, 0.55))
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,6 @@ def palette_colour(label_id: int) -> Colour:
     """The colour of `label_id` when nobody chose one: Okabe-Ito first, then lighter and darker turns of it."""
     base = _palette()
     turn, position = divmod(label_id - 1, len(base))
-    red, green, blue = base[position]
-    if turn == 0:
-        return red, green, blue
-    hue, lightness, saturation = colorsys.rgb_to_hls(red / 255, green / 255, blue / 255)
-    shift = (0.16, -0.14, 0.26, -0.22)[(turn - 1) % 4]
-    lightness = min(0.88, max(0.22, lightness + shift))
-    return tuple(round(255 * v) for v in colorsys.hls_to_rgb(hue, lightness, saturation))  # type: ignore[return-value]
+    target, share = _TURNS[turn % len(_TURNS)]
+    red, green, blue = (round(v + share * (target - v)) for v in base[position])
+    return red, green, blue
