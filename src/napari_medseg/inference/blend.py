@@ -28,7 +28,8 @@ def importance(tile: tuple[int, ...], blending: Blending) -> npt.NDArray[np.floa
         position = np.arange(size) - (size - 1) / 2
         edges.append(np.exp(-0.5 * (position / (_SIGMA_SHARE * size)) ** 2))
     weights = reduce(np.multiply.outer, edges)
-    return np.maximum(weights / weights.max(), _FLOOR).astype(np.float32)
+    floored: npt.NDArray[np.float32] = np.maximum(weights / weights.max(), _FLOOR).astype(np.float32)
+    return floored
 
 
 class SlabAccumulator:

@@ -95,4 +95,5 @@ def nearest(outputs: int, factor: float, extent: int) -> npt.NDArray[np.int64]:
 
 
 def _centres(begin: int, stop: int, factor: float) -> npt.NDArray[np.float64]:
-    return (np.arange(begin, stop) + 0.5) * factor - 0.5
+    centres: npt.NDArray[np.float64] = (np.arange(begin, stop, dtype=np.float64) + 0.5) * factor - 0.5
+    return centres

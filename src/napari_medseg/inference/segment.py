@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,10 @@ from napari_medseg.inference.engine import Forward, TileSource, stream
 from napari_medseg.inference.grid import TileReader, WorkGrid
 from napari_medseg.inference.plan import TilePlan
 from napari_medseg.inference.report import LabelAmount, SegmentReport, peak_device_memory, peak_rss
-from napari_medseg.io.ome_zarr import LabelStoreWriter, read_segmentation
+from napari_medseg.io.ome_zarr import LabelStoreWriter, Ngff, read_segmentation
+from napari_medseg.io.ome_zarr_gather import move_labels
+from napari_medseg.io.ome_zarr_image import copy_image
+from napari_medseg.io.writing import staged
 from napari_medseg.jobs import Progress
 
 _STATISTICS_VOXELS = 1 << 25
@@ -78,6 +81,8 @@ def segment(
     progress: Progress | None = None,
     name: str | None = None,
     overwrite: bool = False,
+    ngff: Ngff = "0.5",
+    with_image: bool = False,
 ) -> SegmentResult:
     """Run `model` over `image` and store the labels on the image's own grid.
 
@@ -86,12 +91,15 @@ def segment(
     image
         Video is segmented frame by frame; a volume plane by plane by a two-dimensional model.
     out
-        The OME-Zarr store to write; it appears only when complete. In an existing store the labels are
-        added beside those already there.
+        The OME-Zarr store to write; it appears only when complete.
     name
         Name of the labels in the store; the model's id when ``None``.
     overwrite
-        Whether labels of that name may be replaced.
+        Whether a store of that name may be replaced.
+    ngff
+        OME-Zarr version, ``"0.5"`` or ``"0.4"``.
+    with_image
+        Whether the image is copied into the store.
 
     Raises
     ------
@@ -113,18 +121,58 @@ def segment(
             name=name or model.card.id,
             axes=("t" if image.axes.startswith("t") else "") + image.spatial_axes,
             seconds_per_frame=image.seconds_per_frame,
+            frames=image.frame_count if image.axes.startswith("t") else None,
             dtype=np.uint32 if model.instances else np.uint8 if model.out_channels < 256 else np.uint16,
             overwrite=overwrite,
+            ngff=ngff,
         ) as store,
     ):
         sha256 = hashing.submit(image.source.sha256)
         run.write_labels(store.array)
+        if with_image:
+            progress.begin(1, "copying the image")
+            copy_image(image, store.root, ngff)
         progress.begin(1, "finishing")
         seconds = time.perf_counter() - started
         history = Provenance(sha256.result()).with_step(Step.now("segment", **run.record(seconds)))
         store.finish(model.card.labels, history)
         progress.advance()
-    return SegmentResult(read_segmentation(out, name=name or model.card.id), out, run.report(seconds))
+    labels = read_segmentation(out / "labels" / (name or model.card.id))
+    return SegmentResult(labels, out, run.report(seconds))
+
+
+def segment_all(
+    image: MedicalImage,
+    models: Sequence[Model],
+    out: Path,
+    options: SegmentOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    ngff: Ngff = "0.5",
+    with_image: bool = False,
+) -> list[SegmentResult]:
+    """Run several models one after the other into one store, each under its own id.
+
+    The store appears only when all are done. Parameters and errors are those of `segment`.
+    """
+    names = [m.card.id for m in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two of the models share the id {max(names, key=names.count)}; name each model once.")
+    with staged(out, overwrite=overwrite) as store:
+        reports = []
+        for number, model in enumerate(models):
+            part = store if number == 0 else store.with_name(f".{number}-{store.name.lstrip('.')}")
+            result = segment(
+                image, model, part, options, progress=progress, ngff=ngff, with_image=with_image and number == 0
+            )
+            reports.append(result.report)
+            if number:
+                move_labels(part, store, ngff)
+    return [
+        SegmentResult(read_segmentation(out / "labels" / name), out, report)
+        for name, report in zip(names, reports, strict=True)
+    ]
 
 
 class _Run:
@@ -189,6 +237,7 @@ class _Run:
         reader = TileReader(self.image, self.grid, frame, plane, self.channels)
         source = TileSource(reader, self.model, _statistics(reader, self.model), self.plan.tile)
         with _label_rows(array, self._prefix(frame, plane), self.shape, self._count, self.region) as write:
+            decision: ClassDecision | InstanceDecision
             if self.model.instances:
                 decision = InstanceDecision(self.model, self.grid, self.shape, write, first_id=self.objects + 1)
             else:

@@ -25,6 +25,7 @@ class Format:
     extensions: tuple[str, ...]
     reads_labels: bool = False
     writes_labels: bool = False
+    write_options: tuple[str, ...] = ()
 
     def matches(self, path: Path) -> bool:
         """Whether the name of `path` ends in one of the extensions."""
@@ -32,7 +33,7 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("OME-Zarr", "ome_zarr", (".zarr",), reads_labels=True, writes_labels=True),
+    Format("OME-Zarr", "ome_zarr", (".zarr",), reads_labels=True, writes_labels=True, write_options=("ngff", "image")),
     Format("NIfTI", "nifti", (".nii", ".nii.gz"), reads_labels=True, writes_labels=True),
     Format("NRRD or MetaImage", "itk", (".nrrd", ".nhdr", ".mha", ".mhd"), reads_labels=True, writes_labels=True),
     Format("DICOM", "dicom", (".dcm", ".dicom", ".ima")),
@@ -107,28 +108,64 @@ def open_images(path: str | os.PathLike[str]) -> list[MedicalImage]:
     return read(file)
 
 
-def open_segmentation(path: str | os.PathLike[str]) -> Segmentation:
+def open_segmentation(path: str | os.PathLike[str], *, name: str | None = None) -> Segmentation:
     """The labels in a file or store, with names, colours and history where the format keeps them.
+
+    `name` chooses among the label images of an OME-Zarr store.
 
     Raises
     ------
     InputError
-        If the file holds no integer labels or its format cannot hold labels.
+        If the file holds no integer labels, its format cannot hold labels, or `name` is not there.
     """
     file = Path(path).expanduser()
     form = format_of(file)
     if not form.reads_labels:
         raise InputError(
-            f"{file.name}: labels are not read from {form.name} files; accepted are "
-            + ", ".join(" ".join(f.extensions) for f in FORMATS if f.reads_labels)
-            + "."
+            f"{file.name}: labels are not read from {form.name} files; accepted endings: {_endings('reads_labels')}."
         )
+    if name is not None:
+        if form.module != "ome_zarr":
+            raise InputError(f"{file.name}: only OME-Zarr stores hold labels by name; leave the name out.")
+        names = _module(form).label_names(file)
+        if name not in names:
+            raise InputError(f"{file.name}: holds no labels named {name}; it holds {', '.join(names) or 'none'}.")
+        file = file / "labels" / name
     read: Callable[[Path], Segmentation] = _module(form).read_segmentation
     return read(file)
 
 
-def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def label_format(path: str | os.PathLike[str]) -> Format:
+    """The format in which labels are written to a file of this name.
+
+    Raises
+    ------
+    InputError
+        If the name asks for no format that can hold labels.
+    """
+    file = Path(path)
+    form = next((f for f in FORMATS if f.writes_labels and f.matches(file)), None)
+    if form is None:
+        raise InputError(
+            f"{file.name}: labels cannot be written to a file of this name; "
+            f"accepted endings: {_endings('writes_labels')}."
+        )
+    return form
+
+
+def write_segmentation(
+    segmentation: Segmentation, path: str | os.PathLike[str], *, overwrite: bool = False, **options: Any
+) -> None:
     """Write labels in the format that the name asks for, then reopen the file and compare.
+
+    Parameters
+    ----------
+    segmentation, path
+        What to write and where.
+    overwrite
+        Whether an existing file may be replaced.
+    options
+        Passed to formats that know them: ``ngff`` and ``image`` (OME-Zarr), ``like`` (DICOM).
 
     Raises
     ------
@@ -137,9 +174,10 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str],
         or the format cannot hold these labels (too many ids, wrong number of axes).
     """
     file = Path(path).expanduser()
-    form = next((f for f in FORMATS if f.writes_labels and f.matches(file)), None)
-    if form is None:
-        endings = ", ".join(" ".join(f.extensions) for f in FORMATS if f.writes_labels)
-        raise InputError(f"{file.name}: labels cannot be written to a file of this name; accepted endings: {endings}.")
+    form = label_format(file)
     write: Callable[..., None] = _module(form).write_segmentation
-    write(segmentation, file, overwrite=overwrite)
+    write(segmentation, file, overwrite=overwrite, **{k: v for k, v in options.items() if k in form.write_options})
+
+
+def _endings(ability: str) -> str:
+    return ", ".join(" ".join(f.extensions) for f in FORMATS if getattr(f, ability))

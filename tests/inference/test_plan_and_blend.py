@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.data.utils import compute_importance_map, dense_patch_slices
+
+from napari_medseg.inference.blend import SlabAccumulator, importance
+from napari_medseg.inference.plan import TilePlan
+
+
+@st.composite
+def plans(draw):
+    ndim = draw(st.integers(2, 3))
+    shape = tuple(draw(st.integers(1, 20)) for _ in range(ndim))
+    tile = tuple(draw(st.integers(1, 9)) for _ in range(ndim))
+    return TilePlan(shape, tile, draw(st.sampled_from((0.0, 0.25, 0.5, 0.75, 0.9))))
+
+
+def all_tiles(plan):
+    return [start for slab in plan.slabs for start in plan.in_slab(slab)]
+
+
+def coverage(plan):
+    covered = np.zeros(plan.shape, int)
+    for start in all_tiles(plan):
+        covered[tuple(slice(max(0, s), s + t) for s, t in zip(start, plan.tile, strict=True))] += 1
+    return covered
+
+
+@given(plans())
+def test_every_voxel_is_covered_and_no_tile_comes_twice(plan):
+    tiles = all_tiles(plan)
+    assert coverage(plan).min() >= 1
+    assert len(tiles) == len(set(tiles)) == len(plan)
+
+
+@given(plans())
+def test_tiles_stay_inside_where_the_grid_is_large_enough(plan):
+    for start in all_tiles(plan):
+        for s, t, n in zip(start, plan.tile, plan.shape, strict=True):
+            assert (s >= 0 and s + t <= n) if n >= t else (s <= 0 and s + t >= n)
+
+
+@given(plans())
+def test_rows_called_complete_are_never_touched_again(plan):
+    slabs = plan.slabs
+    for number in range(len(slabs)):
+        assert all(s >= plan.complete_rows(number) for s in slabs[number + 1 :])
+    assert plan.complete_rows(len(slabs) - 1) == plan.shape[0]
+
+
+@given(plans(), st.data())
+def test_a_window_keeps_exactly_the_tiles_that_touch_it(plan, data):
+    window = []
+    for n in plan.shape:
+        low = data.draw(st.integers(0, n - 1))
+        window.append(slice(low, data.draw(st.integers(low + 1, n))))
+    part = TilePlan(plan.shape, plan.tile, plan.overlap, tuple(window))
+    touching = [
+        start
+        for start in all_tiles(plan)
+        if all(s < w.stop and s + t > w.start for s, t, w in zip(start, plan.tile, window, strict=True))
+    ]
+    assert all_tiles(part) == touching
+
+
+@given(st.tuples(st.integers(8, 40), st.integers(8, 40)), st.sampled_from((0.0, 0.25, 0.5)))
+def test_tiles_lie_where_monai_puts_them(shape, overlap):
+    tile = (8, 8)
+    interval = tuple(int(t * (1 - overlap)) if n > t else t for t, n in zip(tile, shape, strict=True))
+    theirs = {tuple(s.start for s in patch) for patch in dense_patch_slices(shape, tile, interval)}
+    assert set(all_tiles(TilePlan(shape, tile, overlap))) == theirs
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "overlap"),
+    [((4,), (2, 2), 0), ((4, 0), (2, 2), 0), ((4, 4), (2, 2), 1.0), ((4, 4), (2, 2), -0.1)],
+)
+def test_impossible_plans_are_refused(shape, tile, overlap):
+    with pytest.raises(ValueError, match=r"tiles|overlap"):
+        TilePlan(shape, tile, overlap)
+
+
+def test_gaussian_weights_are_monais():
+    theirs = compute_importance_map((9, 12), mode="gaussian", sigma_scale=0.125).numpy()
+    ours = importance((9, 12), "gaussian")
+    assert ours == pytest.approx(np.maximum(theirs / theirs.max(), 1e-3), abs=1e-4)
+    assert (importance((3, 4), "constant") == 1).all()
+
+
+@given(plans(), st.sampled_from(("gaussian", "constant")), st.integers(1, 3))
+def test_tiles_of_one_map_blend_back_to_that_map(plan, blending, channels):
+    """No seams: what all tiles agree on comes out as it went in, for every stride and margin."""
+    whole = torch.from_numpy(np.random.default_rng(0).normal(size=(channels, *plan.shape)).astype(np.float32))
+    sums = SlabAccumulator(channels, plan.shape, importance(plan.tile, blending), plan.first_row)
+    rows = []
+    for number, slab in enumerate(plan.slabs):
+        for start in plan.in_slab(slab):
+            tile = torch.zeros(channels, *plan.tile)
+            inner = tuple(slice(max(0, -s), n - s) for s, n in zip(start, plan.shape, strict=True))
+            outer = tuple(slice(max(0, s), s + t) for s, t in zip(start, plan.tile, strict=True))
+            tile[(slice(None), *inner)] = whole[(slice(None), *outer)]
+            sums.add(start, tile)
+        first, blended = sums.take(plan.complete_rows(number))
+        assert first == sum(r.shape[1] for r in rows)
+        rows.append(blended)
+    assert (torch.cat(rows, 1) - whole).abs().max() < 1e-5
