@@ -1,0 +1,242 @@
+"""Read a bundle's configuration without running anything it says.
+
+References (``"@name"``, ``"@name#key"``) are followed here. An expression (``"$..."``) is only accepted where it is
+a reference or plain arithmetic on numbers; anything else is refused, unless the user trusts exactly this bundle.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from napari_medseg.case import InputError, RefusedError
+
+Evaluate = Callable[[str], Any]
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+
+_REFERENCE = re.compile(r"@[A-Za-z_]\w*(?:(?:#|::)\w+)*")
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_LARGEST = 10_000
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """Read ``configs/<name>.json`` (or ``.yaml``) of a bundle.
+
+    Raises
+    ------
+    InputError
+        The file is missing or is no mapping.
+    """
+    for suffix in CONFIG_SUFFIXES:
+        path = folder / "configs" / f"{name}{suffix}"
+        if path.is_file():
+            return _parse(path, folder)
+    raise InputError(f"{folder.name} has no configs/{name}.json, so it is not a MONAI bundle that can be run")
+
+
+def _parse(path: Path, folder: Path) -> dict[str, Any]:
+    inside(folder, path.relative_to(folder))
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"{folder.name}: {path.name} cannot be read: {first}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{folder.name}: {path.name} holds a {type(content).__name__}; a mapping is expected")
+    return content
+
+
+def inside(folder: Path, relative: str | Path) -> Path:
+    """Return `relative` below `folder`, refusing whatever leads out of it."""
+    target = (folder / relative).resolve()
+    if Path(relative).is_absolute() or not target.is_relative_to(folder.resolve()):
+        raise RefusedError(f"{folder.name} names the file {relative}, which lies outside the bundle")
+    return target
+
+
+class Config:
+    """A bundle's configuration with its references followed.
+
+    Parameters
+    ----------
+    content
+        The parsed file.
+    name
+        The bundle's name, for error sentences.
+    evaluate
+        Evaluates the expression found under an id such as ``"preprocessing#transforms#0#pixdim"``. Given only for
+        bundles that the user trusts; without it expressions beyond arithmetic are refused.
+    """
+
+    def __init__(self, content: Mapping[str, Any], name: str, evaluate: Evaluate | None = None) -> None:
+        self.content, self.name, self.evaluate = content, name, evaluate
+
+    def __contains__(self, section: str) -> bool:
+        return section in self.content
+
+    def section(self, section: str) -> Any:
+        """Return one top-level section, plain values only.
+
+        Raises
+        ------
+        RefusedError
+            The section holds an expression or a path that is not accepted.
+        InputError
+            A reference leads nowhere or round in a circle.
+        """
+        return self.plain(self.part(section), section)
+
+    def part(self, section: str) -> Any:
+        """One top-level section with only its own reference followed; nothing inside it is read yet."""
+        if section not in self.content:
+            raise InputError(f"{self.name}: the configuration has no {section}")
+        return self.shallow(self.content[section])[0]
+
+    def shallow(self, value: Any, where: str = "") -> tuple[Any, str]:
+        """Follow a value that is a reference, once or more, and return what it refers to and where that is."""
+        seen: tuple[str, ...] = ()
+        while isinstance(value, str) and _REFERENCE.fullmatch(value.removeprefix("$").strip()):
+            reference = value.removeprefix("$").strip()
+            if reference in seen:
+                raise InputError(f"{self.name}: the reference {reference} leads back to itself")
+            seen = (*seen, reference)
+            value, where = self._find(reference)
+        return value, where
+
+    def plain(self, value: Any, where: str) -> Any:
+        """Replace references and accepted expressions in a part by their values; `where` is the part's id."""
+        return self._plain(value, where, ())
+
+    def _plain(self, value: Any, where: str, following: tuple[str, ...]) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): self._plain(v, f"{where}#{k}", following) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._plain(v, f"{where}#{i}", following) for i, v in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        if value.startswith("$"):
+            return self._expression(value[1:].strip(), where, following)
+        if value.startswith("%"):
+            raise RefusedError(f"{self.name}: {where} pulls in another file ({value}), which is not accepted")
+        if value.startswith("@"):
+            if not _REFERENCE.fullmatch(value):
+                raise InputError(f"{self.name}: {where} has the reference {value!r}, which cannot be read")
+            return self._follow(value, following)
+        if ".." in re.split(r"[/\\]", value):
+            raise RefusedError(f"{self.name}: {where} leads out of the bundle ({value})")
+        return value
+
+    def _follow(self, reference: str, following: tuple[str, ...]) -> Any:
+        if reference in following:
+            raise InputError(f"{self.name}: the reference {reference} leads back to itself")
+        value, where = self._find(reference)
+        return self._plain(value, where, (*following, reference))
+
+    def _find(self, reference: str) -> tuple[Any, str]:
+        keys = re.split(r"#|::", reference[1:])
+        value: Any = self.content
+        for key in keys:
+            try:
+                value = value[int(key)] if isinstance(value, list) else value[key]
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                raise InputError(f"{self.name}: the reference {reference} leads nowhere") from error
+        return value, "#".join(keys)
+
+    def _expression(self, text: str, where: str, following: tuple[str, ...]) -> Any:
+        names: dict[str, Any] = {}
+
+        def stand_in(match: re.Match[str]) -> str:
+            name = f"reference_{len(names)}"
+            names[name] = match.group()
+            return name
+
+        try:
+            tree = ast.parse(_REFERENCE.sub(stand_in, text), mode="eval").body
+            accepted = _is_arithmetic(tree, names)
+        except (SyntaxError, ValueError, RecursionError):
+            accepted = False
+        if accepted:
+            followed = {name: self._follow(reference, following) for name, reference in names.items()}
+            return _arithmetic(tree, followed, f"{self.name}: {where}")
+        if self.evaluate is not None:
+            return self.evaluate(where)
+        raise RefusedError(
+            f"{self.name}: {where} would run Python code ({_short(text)}); it is used only if you trust this bundle"
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_arithmetic(tree: ast.AST, names: Mapping[str, Any]) -> bool:
+    if isinstance(tree, ast.Constant):
+        return tree.value is None or isinstance(tree.value, int | float | str)
+    if isinstance(tree, ast.Name):
+        return tree.id in names
+    if isinstance(tree, ast.List | ast.Tuple):
+        return all(_is_arithmetic(e, names) for e in tree.elts)
+    if isinstance(tree, ast.UnaryOp):
+        return type(tree.op) in _OPERATORS and _is_arithmetic(tree.operand, names)
+    if isinstance(tree, ast.BinOp):
+        known = type(tree.op) in _OPERATORS
+        return known and _is_arithmetic(tree.left, names) and _is_arithmetic(tree.right, names)
+    return False
+
+
+def _arithmetic(tree: ast.AST, names: Mapping[str, Any], where: str) -> Any:
+    if isinstance(tree, ast.Constant):
+        return tree.value
+    if isinstance(tree, ast.Name):
+        return names[tree.id]
+    if isinstance(tree, ast.List | ast.Tuple):
+        return [_arithmetic(e, names, where) for e in tree.elts]
+    if isinstance(tree, ast.UnaryOp):
+        return _number(_OPERATORS[type(tree.op)], where, _arithmetic(tree.operand, names, where))
+    assert isinstance(tree, ast.BinOp)
+    left, right = _arithmetic(tree.left, names, where), _arithmetic(tree.right, names, where)
+    return _number(_OPERATORS[type(tree.op)], where, left, right)
+
+
+def _number(operation: Callable[..., Any], where: str, *operands: Any) -> Any:
+    """Do sums with numbers, and repeat or join short lists; nothing that could grow without end."""
+    lists = [o for o in operands if isinstance(o, list)]
+    counts = [o for o in operands if isinstance(o, int)]
+    longest = max([len(o) for o in lists], default=0)
+    grows = bool(lists) and longest * max(counts, default=1) > _LARGEST
+    plain = all(isinstance(o, int | float | list) for o in operands)
+    if not plain or grows or any(abs(c) > 1e15 for c in counts):
+        raise InputError(f"{where} has an expression that is no arithmetic on numbers")
+    try:
+        return operation(*operands)
+    except (TypeError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{where} has an expression that cannot be worked out: {error}") from error
+
+
+def monai_evaluator(content: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path) -> Evaluate:
+    """Return MONAI's own evaluation of expressions, for a bundle that the user trusts."""
+    import copy
+
+    from monai.bundle import ConfigParser
+
+    # MONAI warns that this may run code; the user has just agreed to exactly that
+    parser = ConfigParser(copy.deepcopy(dict(content)))
+    parser.read_meta(dict(metadata))
+    parser["bundle_root"] = str(folder)
+    return lambda where: parser.get_parsed_content(where.replace("#", "::"))
