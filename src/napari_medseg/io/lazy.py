@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_medseg.case import InputError
+
 AnyArray = npt.NDArray[Any]
+
+# what zarr, its codecs and tifffile raise for bytes that are not what they should be
+_UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, TypeError, zlib.error)
 
 # a strided read of more than this is put together block by block
 _STRIDED_BYTES = 1 << 26
@@ -158,3 +164,83 @@ def _take(block: AnyArray, inner: Sequence[npt.NDArray[np.int64]]) -> AnyArray:
             block = np.take(block, positions, axis)
             slices.append(slice(None))
     return block[tuple(slices)]
+
+
+class ZarrArray(LazyArray):
+    """A zarr array with its axes in our order; axes of the store that we do not use are held at 0.
+
+    Parameters
+    ----------
+    array
+        The zarr array; tifffile offers TIFF files as such.
+    stored, wanted
+        Names of its axes, and those wanted in their order.
+    where
+        What to call the file in a message.
+    keep
+        Kept alive as long as this array, for sources that close their file otherwise.
+    """
+
+    def __init__(self, array: Any, stored: str, wanted: str, where: str, keep: object = None) -> None:
+        self._array, self._where, self._keep = array, where, keep
+        self._order = tuple(stored.index(a) for a in wanted)
+        # what remains after the unused axes are dropped, in stored order, then brought to ours
+        kept = sorted(self._order)
+        self._turn = tuple(kept.index(k) for k in self._order)
+        super().__init__(
+            [array.shape[k] for k in self._order],
+            np.uint8 if array.dtype == bool else array.dtype,
+            [array.chunks[k] for k in self._order],
+        )
+
+    def _read(self, region: tuple[slice, ...]) -> AnyArray:
+        index: list[Any] = [0] * self._array.ndim
+        for k, part in zip(self._order, region, strict=True):
+            index[k] = part
+        try:
+            block = np.asarray(self._array[tuple(index)])
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{self._where}: a stored piece of its pixels is damaged or cut short; copy or export it again."
+            ) from error
+        return block.transpose(self._turn)
+
+    def close(self) -> None:
+        """Close the file behind the array, if there is one; nothing can be read afterwards."""
+        close = getattr(self._keep, "close", None)
+        if close is not None:
+            close()
+
+
+class PixelMap(LazyArray):
+    """Another array seen through a function of its pixels, e.g. ink colours as red, green and blue.
+
+    Parameters
+    ----------
+    source
+        Array with axes ``(..., c)``, or without channels.
+    convert
+        Turns a block with all channels of the source into one with all channels of the result.
+    spatial
+        Number of leading axes that both have in common.
+    channels
+        Channels of the result; ``None`` for none.
+    dtype
+        Type of the result.
+    """
+
+    def __init__(
+        self,
+        source: LazyArray,
+        convert: Callable[[AnyArray], AnyArray],
+        spatial: int,
+        channels: int | None,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        self._source, self._convert, self._spatial = source, convert, spatial
+        tail = () if channels is None else (channels,)
+        super().__init__((*source.shape[:spatial], *tail), dtype, (*source.chunks[:spatial], *tail))
+
+    def _read(self, region: tuple[slice, ...]) -> AnyArray:
+        block = self._convert(self._source[region[: self._spatial]])
+        return block[(slice(None),) * self._spatial + region[self._spatial :]]

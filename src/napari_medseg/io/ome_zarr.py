@@ -7,7 +7,6 @@ plus one private attribute, ``medseg``, with the exact grid, the label table and
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from napari_medseg.case import (
     Source,
 )
 from napari_medseg.io import ome_zarr_metadata as metadata
-from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.io.content import check_finite
+from napari_medseg.io.lazy import ZarrArray
 from napari_medseg.io.ome_zarr_image import copy_image
 from napari_medseg.io.ome_zarr_labels import LabelStoreWriter
 from napari_medseg.io.ome_zarr_metadata import Ngff
@@ -44,36 +44,7 @@ __all__ = [
     "write_segmentation",
 ]
 
-_UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, TypeError, zlib.error)
 _RGB_COLOURS = (["FF0000", "00FF00", "0000FF"], ["FF0000", "00FF00", "0000FF", "FFFFFF"])
-
-
-class ZarrArray(LazyArray):
-    """A stored array with its axes in our order; axes of the store that we do not use are held at 0."""
-
-    def __init__(self, array: Any, stored: str, wanted: str, where: str) -> None:
-        self._array, self._where = array, where
-        self._order = tuple(stored.index(a) for a in wanted)
-        # what remains after the unused axes are dropped, in stored order, then brought to ours
-        kept = sorted(self._order)
-        self._turn = tuple(kept.index(k) for k in self._order)
-        super().__init__(
-            [array.shape[k] for k in self._order],
-            np.uint8 if array.dtype == bool else array.dtype,
-            [array.chunks[k] for k in self._order],
-        )
-
-    def _read(self, region: tuple[slice, ...]) -> AnyArray:
-        index: list[Any] = [0] * self._array.ndim
-        for k, part in zip(self._order, region, strict=True):
-            index[k] = part
-        try:
-            block = np.asarray(self._array[tuple(index)])
-        except _UNREADABLE as error:
-            raise InputError(
-                f"{self._where}: a stored chunk is damaged or cut short; copy or export the store again."
-            ) from error
-        return block.transpose(self._turn)
 
 
 @dataclass(frozen=True)
@@ -283,7 +254,7 @@ def _image(group: _Group) -> MedicalImage:
         seconds_per_frame=_seconds_per_frame(group),
         objective_power=float(power) if isinstance(power, int | float) else None,
         details=details,
-        warnings=_missing_chunks(group),
+        warnings=(*_missing_chunks(group), *check_finite(levels, group.where)),
     )
 
 

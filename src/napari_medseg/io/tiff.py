@@ -1,0 +1,273 @@
+"""TIFF: plain, stacks, ImageJ, OME-TIFF and tiled pyramids in; labels out as OME-TIFF.
+
+Labels are written so that other programs see their spacing in the OME record; what OME cannot say (a turned
+patient grid, names, colours, history) lies in a map annotation of our own within it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+
+from napari_medseg.case import (
+    InputError,
+    LabelTable,
+    MedicalImage,
+    Modality,
+    Provenance,
+    Segmentation,
+    Source,
+)
+from napari_medseg.io.content import check_finite, refusal, require_file
+from napari_medseg.io.lazy import ZarrArray
+from napari_medseg.io.tiff_colour import to_display
+from napari_medseg.io.tiff_metadata import PRIVATE, placement, private_record
+from napari_medseg.io.writing import staged, verify
+
+_ACCEPTED = "TIFF"
+_UNREADABLE = (tifffile.TiffFileError, ValueError, OSError, EOFError, KeyError, IndexError, TypeError, RuntimeError)
+
+# below this step in micrometres a colour pyramid is taken for a stained slide
+_SLIDE_STEP_UM = 5.0
+_CHECKED_PAGES = 4000
+_TILE = 512
+# OME knows no 64-bit integers
+_OME_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+_CLASSIC_LIMIT = 3_900_000_000
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[MedicalImage]:
+    """Every image series of a TIFF file, lazily and with its pyramid.
+
+    Raises
+    ------
+    InputError
+        If the file is no TIFF, is damaged or cut short, or holds pixels or axes that mean nothing known.
+    """
+    file = _open(path)
+    series = _series(file, path)
+    return [_image(file, s, path, k if len(series) > 1 else None) for k, s in enumerate(series)]
+
+
+def read_segmentation(path: Path) -> Segmentation:
+    """The labels in a TIFF file of integers; names, colours and history if we wrote it.
+
+    Raises
+    ------
+    InputError
+        If the file holds several images, colours or numbers that are no integers.
+    """
+    file = _open(path)
+    series = _series(file, path)
+    if len(series) != 1:
+        raise InputError(f"{path.name}: holds {len(series)} images; accepted is a TIFF file with one label image.")
+    stored, axes, _ = _axes(series[0], path)
+    if "c" in axes or series[0].dtype.kind not in "uib":
+        kind = "channels or colours" if "c" in axes else f"{series[0].dtype} numbers"
+        raise InputError(f"{path.name}: holds {kind}; labels are integers, one for each pixel.")
+    data = ZarrArray(_zarr(series[0], 0, path), stored, axes, path.name, keep=file)
+    place = placement(file, 0, axes, data.shape, path.name)
+    private = private_record(file, path.name)
+    try:
+        table = LabelTable.from_dict(private["table"]) if private else LabelTable()
+        history = Provenance.from_dict(private["provenance"]) if private else Provenance()
+        name = str(private["name"]) if private else path.name.split(".")[0]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path.name}: its label table or history cannot be understood: {error}.") from error
+    return Segmentation(data, place.geometry, table, history, name, axes, place.seconds_per_frame)
+
+
+def _open(path: Path) -> tifffile.TiffFile:
+    require_file(path, _ACCEPTED)
+    try:
+        return tifffile.TiffFile(path)
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+
+
+def _series(file: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
+    try:
+        found = [s for s in file.series if s.size and "Y" in s.axes and "X" in s.axes]
+        found = [s for s in found if not s.keyframe.is_reduced] or found
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+    if not found:
+        raise refusal(path, _ACCEPTED)
+    return found
+
+
+def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """The stored axes by our names (``-`` for those of length 1 that we drop), ours in order, and warnings."""
+    names, warnings = [], []
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    for axis, size in zip(series.axes, series.shape, strict=True):
+        if axis in "YX":
+            names.append(axis.lower())
+        elif size == 1:
+            names.append("-")
+        elif axis in "CS":
+            names.append("c")
+        elif axis in "TZ":
+            names.append(axis.lower())
+        elif axis in "IQ" and "Z" not in sizes and "z" not in names:
+            names.append("z")
+            warnings.append("Its pages are taken as the slices of a stack.")
+        else:
+            names.append("?")
+    stored = "".join(names)
+    kept = stored.replace("-", "")
+    if "?" in stored or len(set(kept)) != len(kept):
+        raise InputError(
+            f"{path.name}: its axes {series.axes} of {series.shape} are not understood; accepted are "
+            "time, depth, height, width and one channel axis."
+        )
+    return stored, "".join(a for a in "tzyxc" if a in kept), tuple(warnings)
+
+
+def _zarr(series: tifffile.TiffPageSeries, level: int, path: Path) -> Any:
+    part = series.levels[level]
+    if part.dtype is None or part.dtype.kind not in "uifb":
+        raise InputError(f"{path.name}: holds {part.dtype} pixels; accepted are integers and floats.")
+    _require_complete(part, path)
+    try:
+        return zarr.open(series.aszarr(level=level), mode="r")
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+
+
+def _require_complete(part: Any, path: Path) -> None:
+    """Refuse a file that ends before its pixels do: tifffile would fill in zeros without a word."""
+    for page in part.pages[:_CHECKED_PAGES]:
+        if page is None:
+            raise InputError(f"{path.name}: some of its pages are missing; keep all files of the set together.")
+        ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
+        if len(ends) and int(ends.max()) > page.parent.filehandle.size:
+            raise InputError(f"{path.name}: the file is cut short, its last pixels are missing; copy it again.")
+
+
+def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path, index: int | None) -> MedicalImage:
+    stored, axes, warnings = _axes(series, path)
+    where = path.name if index is None else f"{path.name} image {index + 1}"
+    plain = [
+        ZarrArray(_zarr(series, n, path), stored, axes, where, keep=file)
+        for n, part in enumerate(series.levels)
+        if len(part.shape) == len(stored)
+    ]
+    shown = to_display(plain, axes, series.keyframe, where)
+    place = placement(file, index or 0, axes, plain[0].shape, where)
+    modality, intensity = Modality.OT, shown.intensity
+    fine = place.geometry.unit == "um" and place.geometry.steps[-1] <= _SLIDE_STEP_UM
+    if intensity == "RGB" and fine and shown.levels[0].ndim == 3 and (len(plain) > 1 or series.keyframe.is_tiled):
+        modality, intensity = Modality.SM, "stain RGB"
+    count = shown.levels[0].shape[-1] if shown.axes.endswith("c") else 1
+    return MedicalImage(
+        tuple(shown.levels),
+        shown.axes,
+        place.geometry,
+        modality=modality,
+        intensity=intensity,
+        name=path.name.split(".")[0] + ("" if index is None else f" {index + 1}"),
+        source=Source("TIFF", (path,)),
+        channels=place.channels if len(place.channels) == count and shown.axes.endswith("c") else (),
+        seconds_per_frame=place.seconds_per_frame if "t" in axes else None,
+        objective_power=place.objective_power,
+        details={"format": place.flavour},
+        warnings=(*warnings, *shown.warnings, *place.warnings, *check_finite(shown.levels, where)),
+    )
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+def write_segmentation(segmentation: Segmentation, path: Path, *, overwrite: bool = False) -> None:
+    """Write labels as a compressed, tiled OME-TIFF, one plane in memory at a time; reopen it and compare.
+
+    Raises
+    ------
+    InputError
+        If an id needs more than 32 bits, or the name is taken.
+    """
+    dtype = _ome_dtype(segmentation, path)
+    with staged(path, overwrite=overwrite) as temporary:
+        _write(segmentation, temporary, dtype)
+        reopened = read_segmentation(temporary)
+        verify(segmentation, reopened, path.name)
+        # Windows does not rename open files
+        reopened.data.close()
+
+
+def _write(segmentation: Segmentation, path: Path, dtype: np.dtype[Any]) -> None:
+    shape = tuple(int(n) for n in segmentation.data.shape)
+    tiled = min(shape[-2:]) > _TILE
+    with tifffile.TiffWriter(path, ome=True, bigtiff=int(np.prod(shape)) * dtype.itemsize > _CLASSIC_LIMIT) as writer:
+        writer.write(
+            _tiles(segmentation.data, shape, dtype) if tiled else _planes(segmentation.data, shape, dtype),
+            shape=shape,
+            dtype=dtype,
+            tile=(_TILE, _TILE) if tiled else None,
+            photometric="minisblack",
+            compression="zlib",
+            metadata=_ome_metadata(segmentation),
+        )
+
+
+def _ome_metadata(segmentation: Segmentation) -> dict[str, Any]:
+    geometry = segmentation.geometry
+    record = {
+        "geometry": geometry.to_dict(),
+        "table": segmentation.table.to_dict(),
+        "provenance": segmentation.provenance.to_dict(),
+        "name": segmentation.name,
+        "seconds_per_frame": segmentation.seconds_per_frame,
+    }
+    found: dict[str, Any] = {
+        "axes": segmentation.axes.upper(),
+        "MapAnnotation": {"Namespace": PRIVATE, PRIVATE: json.dumps(record)},
+    }
+    if geometry.spacing is not None:
+        for axis, step in zip(geometry.axes.upper(), geometry.spacing, strict=True):
+            found[f"PhysicalSize{axis}"] = step
+            found[f"PhysicalSize{axis}Unit"] = "µm" if geometry.unit == "um" else "mm"
+    if segmentation.seconds_per_frame is not None:
+        found["TimeIncrement"] = segmentation.seconds_per_frame
+        found["TimeIncrementUnit"] = "s"
+    return found
+
+
+def _planes(labels: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[np.ndarray[Any, Any]]:
+    for index in np.ndindex(*shape[:-2]):
+        yield np.asarray(labels[index]).astype(dtype)
+
+
+def _tiles(labels: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """Full tiles in file order; those at the edges are filled up with background."""
+    for index in np.ndindex(*shape[:-2]):
+        for y in range(0, shape[-2], _TILE):
+            # a row of tiles is read at once: the source's chunks are usually larger than a tile
+            row = np.asarray(labels[(*index, slice(y, y + _TILE), slice(None))])
+            for x in range(0, shape[-1], _TILE):
+                part = row[:, x : x + _TILE]
+                tile = np.zeros((_TILE, _TILE), dtype)
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+
+def _ome_dtype(segmentation: Segmentation, path: Path) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(segmentation.data.dtype).newbyteorder("=")
+    if dtype.name in _OME_INTEGERS:
+        return dtype
+    largest = max((int(block.max()) for _, block in segmentation.blocks()), default=0)
+    if largest > np.iinfo(np.uint32).max:
+        raise InputError(
+            f"{path.name}: label {largest} does not fit the 32 bits of OME-TIFF; use .zarr or smaller ids."
+        )
+    return np.dtype(np.uint32)
