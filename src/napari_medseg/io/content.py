@@ -69,7 +69,7 @@ def refusal(path: Path, accepted: str) -> InputError:
     kind = kind_of(path)
     if kind == "text":
         return InputError(f"{path.name}: holds plain text and no picture; accepted is {accepted}.")
-    if kind and kind not in accepted:
+    if kind and not all(word in accepted for word in kind.split(" or ")):
         return InputError(f"{path.name}: is a {kind} file in spite of its name; rename it, or choose {accepted}.")
     return InputError(f"{path.name}: is damaged, cut short or not {accepted}; copy or export it again.")
 
