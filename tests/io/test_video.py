@@ -136,3 +136,10 @@ def test_sound_alone_is_no_video(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(InputError, match=r"^a\.mp4: has no video track"):
         video.read(tmp_path / "a.mp4")
+
+
+def test_playlists_are_not_followed(tmp_path):
+    clip(tmp_path / "real.mp4", frames=3)
+    (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n")
+    with pytest.raises(InputError, match=r"^a\.mp4: holds plain text"):
+        video.read(tmp_path / "a.mp4")

@@ -20,10 +20,11 @@ import av
 import numpy as np
 
 from napari_medseg.case import Geometry, InputError, MedicalImage, Modality, Source
-from napari_medseg.io.content import refusal, require_file
+from napari_medseg.io.content import kind_of, refusal, require_file
 from napari_medseg.io.lazy import AnyArray, LazyArray
 
 _ACCEPTED = "MP4, MOV, AVI or Matroska video"
+_CONTAINERS = ("MP4 or MOV", "AVI", "Matroska")
 # decoded frames kept for stepping back and forth
 _CACHE_BYTES = 64_000_000
 _DECODER_THREADS = 2
@@ -156,7 +157,7 @@ def read(path: Path) -> list[MedicalImage]:
     InputError
         If there is no video track, or the file is damaged or cut short.
     """
-    require_file(path, f"{_ACCEPTED}")
+    require_file(path, _ACCEPTED)
     stat = path.stat()
     index, codec = _index(path, stat.st_mtime_ns, stat.st_size)
     frames = VideoFrames(path, index)
@@ -177,6 +178,9 @@ def read(path: Path) -> list[MedicalImage]:
 
 
 def _open(path: Path) -> Any:
+    # FFmpeg opens much more: pictures as one frame, and text files that send it to other files or the network
+    if kind_of(path) not in _CONTAINERS:
+        raise refusal(path, _ACCEPTED)
     try:
         return av.open(str(path))
     except (av.FFmpegError, ValueError) as error:
