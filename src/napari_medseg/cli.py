@@ -13,11 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 
 from napari_medseg import __version__
-from napari_medseg.case import InputError, MedsegError
+from napari_medseg.case import CancelledError, InputError, MedsegError
 
 if TYPE_CHECKING:
     from napari_medseg.case import MedicalImage, Segmentation
@@ -29,6 +28,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+# typer brings click along in some versions and uses the installed one in others; its base of all usage errors:
+_UsageProblem: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 class Precision(StrEnum):
@@ -126,14 +129,15 @@ def info(path: Annotated[Path, typer.Argument(help="File or folder.")], as_json:
 def models(as_json: Json = False) -> None:
     """List the models that can be used here."""
     from napari_medseg.bundles import list_bundles
+    from napari_medseg.describe import describe_model
 
-    entries = [entry.to_dict() for entry in list_bundles()]
+    entries = [describe_model(entry) for entry in list_bundles()]
     if as_json:
         _print_json({"models": entries})
         return
     for entry in entries:
-        if entry.get("problem"):
-            typer.echo(f"{entry['id']:<18} cannot be used: {entry['problem']}")
+        if entry["problem"]:
+            typer.echo(f"{entry['id']:<18} cannot be used by this id: {entry['problem']}")
             continue
         size = f"{entry['size'] / 1e6:.1f} MB"
         modality = ",".join(entry["modality"])
@@ -169,7 +173,8 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Segment an image with one or more models into OME-Zarr labels."""
-    from napari_medseg.bundles import load_model
+    from napari_medseg.bundles import bundle_sha256, load_model, trust_bundle
+    from napari_medseg.bundles.find import find_bundle
     from napari_medseg.inference import SegmentOptions
     from napari_medseg.inference.segment import segment_all
     from napari_medseg.progress_display import shown_progress
@@ -186,7 +191,10 @@ def segment(
         mirror=tta,
         region=None if region is None else _region(region),
     )
-    loaded = [load_model(m, trust=trust) for m in model]
+    if trust:
+        for wanted in model:
+            trust_bundle(bundle_sha256(find_bundle(wanted)[0]))
+    loaded = [load_model(wanted) for wanted in model]
     with shown_progress(quiet) as progress:
         results = segment_all(
             case,
@@ -200,9 +208,11 @@ def segment(
         )
     reports = [r.report.to_dict() for r in results]
     if as_json:
-        _print_json({**reports[0], "out": out.name, "warnings": list(case.warnings), "models": reports})
+        _print_json({**reports[0], "out": out.name, "models": reports})
         return
     for report in reports:
+        for warning in report["warnings"]:
+            typer.echo(f"Warning: {warning}", err=True)
         typer.echo(f"{report['model']}: {report['seconds']:.1f} s on {report['device']} ({report['precision']})")
         for label in report["labels"]:
             typer.echo("  " + "  ".join(f"{k} {_in_words(v)}" for k, v in label.items()))
@@ -274,7 +284,7 @@ def _region(text: str) -> tuple[slice, ...]:
         pairs = [part.split(":") for part in text.split(",")]
         return tuple(slice(int(low), int(high)) for low, high in pairs)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not of the form z0:z1,y0:y1,x0:x1") from error
+        raise typer.BadParameter(f"{text!r} is not of the form z0:z1,y0:y1,x0:x1") from error
 
 
 def _with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
@@ -292,7 +302,7 @@ def _with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
         geometry = Geometry.from_spacing(image.geometry.shape, steps, "mm" if unit == "mm" else "um")
     except ValueError as error:
         axes = ",".join(image.spatial_axes)
-        raise click.BadParameter(f"{text!r} is not of the form {axes} followed by mm or um, e.g. 0.5,0.5um") from error
+        raise typer.BadParameter(f"{text!r} is not of the form {axes} followed by mm or um, e.g. 0.5,0.5um") from error
     if image.geometry.unit is not None:
         raise InputError(f"{image.name}: states its spacing itself; --spacing is for images that do not.")
     return replace(image, geometry=replace(geometry, frame=image.geometry.frame))
@@ -344,22 +354,25 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str], debug: bool) -> int:
     try:
         code = app(arguments, prog_name="napari-medseg", standalone_mode=False)
-    except click.ClickException as error:
+    except _UsageProblem as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = CancelledError.exit_code
+    except Exception as error:  # noqa: BLE001 - the last place where an error can become a sentence
+        if debug:
+            raise
+        typer.echo(_sentence(error), err=True)
+        return error.exit_code if isinstance(error, MedsegError) else 1
+    if code == CancelledError.exit_code:
         typer.echo("Cancelled; nothing half-written was kept.", err=True)
-        return 130
-    except MedsegError as error:
-        if debug:
-            raise
-        typer.echo(str(error), err=True)
-        return error.exit_code
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
-        if debug:
-            raise
-        typer.echo(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the details.", err=True)
-        return 1
     return int(code or 0)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MedsegError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
+        return f"The system refused: {error.strerror}{name}. Free space or choose another place, then run again."
+    return f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the details."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_medseg.case import MedicalImage, Segmentation
+
+if TYPE_CHECKING:
+    from napari_medseg.bundles import BundleEntry
 
 
 def describe_image(image: MedicalImage) -> dict[str, Any]:
@@ -62,3 +65,31 @@ def describe_labels(segmentation: Segmentation) -> dict[str, Any]:
     if geometry.spacing is not None:
         record[f"spacing_{geometry.unit}"] = list(geometry.spacing)
     return record
+
+
+def describe_model(entry: BundleEntry) -> dict[str, Any]:
+    """The facts of a model that was found; ``problem`` says why it cannot be used, if so."""
+    record: dict[str, Any] = {
+        "id": entry.id,
+        "sha256": entry.sha256,
+        "size": entry.size,
+        "source": entry.source,
+        "problem": entry.warning,
+    }
+    card = entry.card
+    if card is None:
+        return record
+    return record | {
+        "name": card.name,
+        "version": card.version,
+        "description": card.description,
+        "task": card.task,
+        "kind": card.kind,
+        "modality": list(card.modality),
+        "labels": [{"id": e.id, "name": e.name} for e in card.labels],
+        "channels": list(card.channels),
+        "licence": card.licence,
+        "training_data": [dict(d) for d in card.training_data],
+        "reference_scores": dict(card.reference_scores),
+        "intended_use": card.intended_use,
+    }

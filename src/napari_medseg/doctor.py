@@ -180,12 +180,13 @@ def _opengl(report: Report) -> None:
 
 
 def _models(report: Report) -> None:
-    from napari_medseg.bundles import bundle_folders, list_bundles
+    from napari_medseg.bundles import list_bundles
+    from napari_medseg.bundles.find import bundle_folders
 
-    report.bundle_folders = [str(folder) for folder in bundle_folders()]
+    report.bundle_folders = [f"{source}: {folder}" for source, folder in bundle_folders()]
     for entry in list_bundles():
-        if entry.problem:
-            report.notes.append(f"Model {entry.id} cannot be used: {entry.problem}")
+        if entry.warning:
+            report.notes.append(f"Model {entry.id} cannot be used by this id: {entry.warning}")
         else:
             report.models.append(entry.id)
     if not report.models:

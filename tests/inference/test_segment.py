@@ -340,3 +340,13 @@ def test_an_existing_store_is_kept_unless_told_otherwise(tmp_path):
         segment(image, model, tmp_path / "o.zarr")
     segment(picture(np.zeros((9, 9), np.float32)), model, tmp_path / "o.zarr", overwrite=True)
     assert not np.asarray(open_segmentation(tmp_path / "o.zarr").data[...]).any()
+
+
+def test_a_model_for_another_modality_runs_with_a_warning(tmp_path):
+    scan = volume(np.ones((4, 4, 4), np.float32))
+    model = make_model(Threshold(), spatial_dims=3)
+    assert segment(scan, model, tmp_path / "a.zarr").report.warnings == ()
+    tomography = MedicalImage(scan.levels, "zyx", scan.geometry, Modality.CT, warnings=("slices are missing",))
+    first, second = segment(tomography, model, tmp_path / "b.zarr").report.warnings
+    assert first == "slices are missing"
+    assert "made for MR and this image is CT" in second

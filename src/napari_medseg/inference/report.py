@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from napari_medseg.case import Geometry
@@ -56,11 +56,17 @@ class SegmentReport:
     precision: str
     backend: str
     tiles: dict[str, int]
-    ladder: tuple[str, ...] = field(default=())
+    ladder: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for JSON."""
-        return {**asdict(self), "labels": [a.to_dict() for a in self.labels], "ladder": list(self.ladder)}
+        return {
+            **asdict(self),
+            "labels": [a.to_dict() for a in self.labels],
+            "ladder": list(self.ladder),
+            "warnings": list(self.warnings),
+        }
 
 
 def peak_rss() -> int:

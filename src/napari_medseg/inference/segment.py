@@ -17,7 +17,7 @@ import torch
 
 from napari_medseg import __version__
 from napari_medseg.bundles.model import Model
-from napari_medseg.case import InputError, MedicalImage, Provenance, Segmentation, Step
+from napari_medseg.case import InputError, MedicalImage, Modality, Provenance, Segmentation, Step
 from napari_medseg.inference.blend import Blending
 from napari_medseg.inference.decide import ClassDecision, InstanceDecision, LabelArray
 from napari_medseg.inference.devices import Device, choose_device
@@ -329,6 +329,7 @@ class _Run:
             precision=self.device.precision,
             backend="torch",
             tiles={"planned": planned, "done": planned, "failed": 0, "skipped": 0},
+            warnings=(*self.image.warnings, *_doubts(self.image, self.model)),
         )
 
 
@@ -342,6 +343,17 @@ def _channels(image: MedicalImage, model: Model) -> tuple[int, ...]:
     raise InputError(
         f"Model {model.card.id} reads {wanted} channel{'s' * (wanted != 1)}{names}; this image has {given}. "
         f"Choose a model for this kind of image."
+    )
+
+
+def _doubts(image: MedicalImage, model: Model) -> tuple[str, ...]:
+    """Why a person should not rely on this model for this image."""
+    made_for = model.card.modality
+    if not made_for or image.modality is Modality.OT or image.modality.value in made_for:
+        return ()
+    return (
+        f"Model {model.card.id} was made for {', '.join(made_for)} and this image is {image.modality.value} "
+        f"({image.modality.description}): do not rely on these labels.",
     )
 
 

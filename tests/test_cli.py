@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from napari_medseg.cli import main
+from tests.threshold_bundle import write_threshold_bundle
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """Nothing a test does may touch the folders of the person who runs it."""
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("MEDSEG_BUNDLES", str(tmp_path / "bundles"))
+
+
+@pytest.fixture
+def grey_model(tmp_path):
+    return write_threshold_bundle(tmp_path / "bundles" / "bright", spatial_dims=2, channels=1, level=100.0)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)
+    Image.fromarray(data).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png", data
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of the command line."""
+    with pytest.raises(SystemExit) as left:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+def labels_in(store, name="bright"):
+    return zarr.open(store, mode="r")[f"labels/{name}/0"][...]
+
+
+def test_segment_tells_one_json_object_and_writes_the_labels(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    code, out, _ = run(capsys, "segment", path, "-m", "bright", "-o", tmp_path / "o.zarr", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert np.array_equal(labels_in(tmp_path / "o.zarr"), data > 100)
+    assert told["labels"] == [{"id": 1, "name": "bright", "voxels": int((data > 100).sum())}]
+    assert told["tiles"] == {"planned": 2, "done": 2, "failed": 0, "skipped": 0}
+    assert {"seconds", "peak_rss", "peak_device_memory", "device", "precision", "backend", "ladder"} <= set(told)
+    assert (told["device"], told["ladder"]) == ("cpu", [])
+
+
+def test_segment_in_words_with_stated_spacing_tta_and_region(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    code, out, err = run(
+        capsys, "segment", path, "-m", grey_model, "-o", tmp_path / "o.zarr", "--spacing", "0.5,0.25um",
+        "--tta", "--region", "10:30,5:40", "--device", "cpu", "--precision", "fp32", "--with-image", "--ngff", "0.4",
+    )  # fmt: skip
+    assert code == 0
+    expected = np.zeros_like(data)
+    expected[10:30, 5:40] = data[10:30, 5:40] > 100
+    assert np.array_equal(labels_in(tmp_path / "o.zarr"), expected)
+    # 0.5 x 0.25 um a pixel
+    told = float(out.split("area_um2 ")[1].split()[0])
+    assert told == pytest.approx(expected.sum() * 0.125, rel=1e-3)
+    assert "segmenting: 0 of" in err
+    store = zarr.open(tmp_path / "o.zarr", mode="r")
+    assert store.metadata.zarr_format == 2
+    assert np.array_equal(store["0"][...], data)
+
+
+def test_two_models_in_one_run(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    write_threshold_bundle(tmp_path / "bundles" / "brighter", spatial_dims=2, channels=1, level=200.0)
+    code, out, _ = run(
+        capsys, "segment", path, "-m", "bright", "-m", "brighter", "-o", tmp_path / "o.zarr", "--json", "--quiet"
+    )
+    assert code == 0
+    assert [m["model"] for m in json.loads(out)["models"]] == ["bright", "brighter"]
+    assert np.array_equal(labels_in(tmp_path / "o.zarr", "brighter"), data > 200)
+    code, out, _ = run(capsys, "info", tmp_path / "o.zarr", "--json")
+    assert [h["name"] for h in json.loads(out)["holds"]] == ["bright", "brighter"]
+    code, _, err = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.png")
+    assert code == 1
+    assert "bright" in err
+    code, _, _ = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.png", "--name", "brighter")
+    assert code == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), data > 200)
+
+
+def test_export_tells_what_it_wrote(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    run(capsys, "segment", path, "-m", "bright", "-o", tmp_path / "o.zarr", "--quiet")
+    code, out, _ = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.tif", "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "out": "o.tif",
+        "format": "TIFF",
+        "shape": [50, 70],
+        "labels": [{"id": 1, "name": "bright", "voxels": int((data > 100).sum())}],
+        "verified": True,
+    }
+    code, _, err = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.tif")
+    assert (code, "already exists" in err) == (1, True)
+    code, _, err = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.docx")
+    assert (code, ".nii.gz" in err) == (1, True)
+
+
+def test_info_says_what_a_picture_is_and_that_its_spacing_is_unknown(capsys, picture):
+    code, out, _ = run(capsys, "info", picture[0], "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["axes"], told["shape"], told["dtype"]) == ("yx", [50, 70], "uint8")
+    assert told["unit"] is None
+    assert not any(key.startswith("spacing") for key in told)
+    assert told["identifiers_present"] is False
+    code, out, _ = run(capsys, "info", picture[0])
+    assert "unit                 unknown" in out
+
+
+def test_models_are_listed_with_their_cards(capsys, grey_model):
+    code, out, _ = run(capsys, "models", "--json")
+    found = {m["id"]: m for m in json.loads(out)["models"]}
+    assert code == 0
+    assert {"he_nuclei", "mr_hippocampus", "bright"} <= set(found)
+    for model in found.values():
+        assert {"task", "modality", "labels", "licence", "sha256", "size", "source", "reference_scores"} <= set(model)
+    assert found["he_nuclei"]["source"] == "built-in"
+    assert found["he_nuclei"]["size"] <= 8_000_000
+    code, out, _ = run(capsys, "models")
+    assert "he_nuclei" in out
+    assert "bright" in out
+
+
+def test_doctor_finds_this_machine_in_order(capsys):
+    code, out, _ = run(capsys, "doctor", "--json")
+    told = json.loads(out)
+    assert (code, told["ok"]) == (0, True), told["problems"]
+    assert all(told["codecs"].values())
+    assert {"he_nuclei", "mr_hippocampus"} <= set(told["models"])
+    assert told["devices"]["reason"]
+
+
+def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
+    import torch
+
+    from napari_medseg.inference import devices
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "CUDA_VISIBLE_DEVICES hides" in devices.gpu_status()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "build for processors only" in devices.gpu_status()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "built for CUDA 13.0" in devices.gpu_status()
+    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: False)
+    if not torch.backends.mps.is_available():
+        assert devices.gpu_status().startswith("No GPU")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("segment", "missing.png", "-m", "bright", "-o", "o.zarr"), 1, "missing.png: there is no such file"),
+        (("segment", "PICTURE", "-m", "nothing", "-o", "o.zarr"), 1, "nothing"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.nii"), 1, "ends in .zarr"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--device", "cuda:9"), 1, "cuda"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--backend", "onnx"), 1, "auto and torch"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--series", "2"), 1, "no series 2"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--region", "1-2"), 2, "z0:z1"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--spacing", "1 cm"), 2, "mm or um"),
+        (("segment", "PICTURE", "-m", "bright"), 2, "out"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--precision", "int8"), 2, "int8"),
+        (("nonsense",), 2, "nonsense"),
+        (("info", "missing.dcm"), 1, "missing.dcm"),
+        (("export", "PICTURE", "-o", "missing/o.tif"), 1, "missing"),
+    ],
+)
+def test_failures_are_one_sentence_and_an_exit_code(
+    capsys, tmp_path, monkeypatch, grey_model, picture, arguments, code, words
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    left, out, err = run(capsys, *(str(picture[0]) if a == "PICTURE" else a for a in arguments))
+    assert left == code
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_changed_bundle_is_refused_with_exit_code_3(capsys, tmp_path, grey_model, picture):
+    weights = grey_model / "models" / "model.safetensors"
+    (grey_model / "SHA256SUMS").write_text(f"{'0' * 64}  models/model.safetensors\n")
+    assert weights.exists()
+    code, out, err = run(capsys, "segment", picture[0], "-m", "bright", "-o", tmp_path / "o.zarr")
+    assert (code, out) == (3, "")
+    assert not (tmp_path / "o.zarr").exists()
+    assert "bright" in err
+
+
+def test_foreign_code_is_refused_until_this_very_bundle_is_trusted(capsys, tmp_path, grey_model, picture):
+    config = grey_model / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    content["initialize"] = ["$import os", "$os.system('true')"]
+    config.write_text(json.dumps(content))
+    arguments = ("segment", picture[0], "-m", "bright", "-o", tmp_path / "o.zarr", "--quiet")
+    code, _, err = run(capsys, *arguments)
+    assert code == 3
+    assert "os.system" in err
+    assert run(capsys, *arguments, "--trust")[0] == 0
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    config.write_text(json.dumps({**content, "more": "$os.remove('x')"}))
+    assert run(capsys, *arguments, "--overwrite")[0] == 3
+
+
+def test_unexpected_errors_show_no_traceback_unless_asked(capsys, monkeypatch, picture):
+    import napari_medseg.io
+
+    def broken(path):
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr(napari_medseg.io, "open_images", broken)
+    code, _, err = run(capsys, "info", picture[0])
+    assert code == 1
+    assert "ZeroDivisionError: by accident" in err
+    assert "Traceback" not in err
+    with pytest.raises(ZeroDivisionError):
+        main(["info", str(picture[0]), "--debug"])
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[1].startswith("napari-medseg 0.")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_control_c_leaves_nothing_behind_and_exits_130(tmp_path, grey_model):
+    Image.fromarray(np.zeros((6000, 6000), np.uint8)).save(tmp_path / "large.png")
+    command = [sys.executable, "-m", "napari_medseg", "segment", str(tmp_path / "large.png"), "-m", str(grey_model)]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "o.zarr"), "--overlap", "0.9"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for line in process.stderr:
+        if line.startswith("segmenting"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Cancelled" in err
+    assert not [p.name for p in tmp_path.iterdir() if p.name.endswith("o.zarr")]
