@@ -101,6 +101,8 @@ def read_header(path: Path) -> Grid:
             head = stream.read(_HEADER_BYTES)
     except IsADirectoryError as error:
         raise InputError(f"{path.name}: is a folder; accepted is a NRRD or MetaImage file.") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name}: there is no such file.") from error
     except PermissionError as error:
         message = f"{path.name}: no permission to read it; ask its owner or copy it to a folder of yours."
         raise InputError(message) from error

@@ -138,6 +138,8 @@ def _read_header(path: Path) -> _Header:
             offset = int(fields.get_data_offset())
     except IsADirectoryError as error:
         raise InputError(f"{path.name}: is a folder; accepted is a .nii or .nii.gz file.") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name}: there is no such file.") from error
     except PermissionError as error:
         raise InputError(
             f"{path.name}: no permission to read it; ask its owner or copy it to a folder of yours."

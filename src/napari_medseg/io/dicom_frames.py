@@ -1,0 +1,163 @@
+"""DICOM pixels as a lazy array: a frame is decoded when it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_medseg.case import InputError
+from napari_medseg.io.dicom_header import DAMAGE, DEFLATED, Header, items, number, quietly
+from napari_medseg.io.dicom_planes import Plane
+from napari_medseg.io.lazy import AnyArray, LazyArray
+
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+
+
+class FrameArray(LazyArray):
+    """Frames on a grid: ``planes[t][z]`` become an array with the axes `axes`.
+
+    Parameters
+    ----------
+    planes
+        One inner sequence for each time point.
+    axes
+        Some of ``t z y x c``; an axis that is not named has one index only.
+    header
+        A file of the series: how its pixels are coded.
+    dtype
+        Type of the values.
+    """
+
+    def __init__(self, planes: Sequence[Sequence[Plane]], axes: str, header: Header, dtype: np.dtype[Any]) -> None:
+        rows, columns = planes[0][0].shape
+        sizes = {"t": len(planes), "z": len(planes[0]), "y": rows, "x": columns, "c": 3}
+        super().__init__([sizes[a] for a in axes], dtype, [1 if a in "tz" else sizes[a] for a in axes])
+        self.planes = tuple(tuple(moment) for moment in planes)
+        self.axes = axes
+        self.colour = "c" in axes
+        self.transfer_syntax = header.transfer_syntax
+        self.lookup = header.photometric == "PALETTE COLOR" or bool(items(header.data, "ModalityLUTSequence"))
+
+    def _read(self, region: tuple[slice, ...]) -> AnyArray:
+        at = dict(zip(self.axes, region, strict=True))
+        times = range(at["t"].start, at["t"].stop) if "t" in at else range(1)
+        heights = range(at["z"].start, at["z"].stop) if "z" in at else range(1)
+        inner = tuple(at[a] for a in self.axes if a in "yxc")
+        found = np.empty((len(times), len(heights), *(s.stop - s.start for s in inner)), self.dtype)
+        for (i, t), (j, z) in product(enumerate(times), enumerate(heights)):
+            found[i, j] = self.frame(self.planes[t][z])[inner]
+        return found.reshape([s.stop - s.start for s in region])
+
+    def frame(self, plane: Plane) -> AnyArray:
+        """The values of one frame, shape ``(y, x)`` or ``(y, x, c)``.
+
+        Raises
+        ------
+        InputError
+            If the frame cannot be decoded.
+        """
+        pixels = decode(plane.path, plane.frame, self.transfer_syntax, self.lookup)
+        expected = (*plane.shape, 3) if self.colour else plane.shape
+        if pixels.shape != expected:
+            raise InputError(
+                f"{plane.path.name}: frame {plane.frame + 1} decodes to {pixels.shape} pixels, not {expected}; "
+                "export the file again."
+            )
+        if self.colour or (plane.slope in (None, 1.0) and plane.intercept in (None, 0.0)):
+            return pixels.astype(self.dtype, copy=False)
+        slope, intercept = plane.slope if plane.slope is not None else 1.0, plane.intercept or 0.0
+        wide = np.dtype(np.int64) if self.dtype.kind in "ui" else self.dtype
+        return (pixels.astype(wide) * wide.type(slope) + wide.type(intercept)).astype(self.dtype)
+
+
+def decode(path: Path, frame: int, transfer_syntax: str, lookup: bool) -> AnyArray:
+    """The stored numbers of one frame, colours as RGB.
+
+    Raises
+    ------
+    InputError
+        If the file is gone or damaged, or its coding is not known.
+    """
+    from pydicom import dcmread
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    try:
+        with quietly():
+            if transfer_syntax == DEFLATED:
+                pixels = pixel_array(dcmread(path, force=True), index=frame)
+            else:
+                pixels = _compressed_or_plain(path, frame, transfer_syntax)
+            if lookup:
+                head = dcmread(path, stop_before_pixels=True, force=True)
+                if head.PhotometricInterpretation == "PALETTE COLOR":
+                    pixels = _eight_bits(apply_color_lut(pixels, head))
+                else:
+                    pixels = apply_modality_lut(pixels, head)
+    except (OSError, RuntimeError, MemoryError, *DAMAGE) as error:
+        raise InputError(
+            f"{path.name}: the pixels of frame {frame + 1} cannot be decoded, the file is damaged or its compression "
+            "not what the header says; export it again, best uncompressed."
+        ) from error
+    found: AnyArray = pixels
+    return found
+
+
+def _compressed_or_plain(path: Path, frame: int, transfer_syntax: str) -> AnyArray:
+    from pydicom.pixels import pixel_array
+
+    try:
+        pixels: AnyArray = pixel_array(path, index=frame, transfer_syntax_uid=transfer_syntax)
+    except RuntimeError:
+        if transfer_syntax != _JPEG_EXTENDED:
+            raise
+        # none of pydicom's decoders that can be shipped knows 12-bit JPEG
+        from imagecodecs import JpegError, jpeg_decode
+        from pydicom import dcmread
+        from pydicom.encaps import get_frame
+
+        data = dcmread(path, force=True)
+        try:
+            pixels = jpeg_decode(
+                get_frame(data.PixelData, frame, number_of_frames=int(data.get("NumberOfFrames") or 1))
+            )
+        except JpegError as error:
+            raise ValueError(str(error)) from error
+    return pixels
+
+
+def _eight_bits(colours: AnyArray) -> AnyArray:
+    """Colours of a palette with 16 bits as 8 bits; some palettes hold 8-bit colours in 16-bit words."""
+    if colours.dtype.itemsize == 1:
+        return colours
+    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def value_dtype(header: Header, planes: Sequence[Sequence[Plane]]) -> np.dtype[Any]:
+    """The smallest type that holds every value the header allows, integers where scaling allows."""
+    allocated = int(number(header.data, "BitsAllocated") or 16)
+    size = max(8, allocated)
+    if header.is_colour:
+        return np.dtype(np.uint8 if header.photometric == "PALETTE COLOR" else f"u{size // 8}")
+    if header.float_bits:
+        return np.dtype(f"f{header.float_bits // 8}")
+    if items(header.data, "ModalityLUTSequence"):
+        return np.dtype(np.float32)
+    signed = number(header.data, "PixelRepresentation") == 1
+    native = np.dtype(f"{'i' if signed else 'u'}{size // 8}")
+    scales = {(p.slope, p.intercept) for moment in planes for p in moment} - {(None, None)}
+    if not scales or scales == {(1.0, 0.0)}:
+        return native
+    stored = int(number(header.data, "BitsStored") or allocated)
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    pairs = [(1.0 if slope is None else slope, intercept or 0.0) for slope, intercept in scales]
+    if any(not float(v).is_integer() for pair in pairs for v in pair):
+        return np.dtype(np.float32 if stored <= 16 else np.float64)
+    ends = [int(slope * v + intercept) for slope, intercept in pairs for v in (low, high)]
+    for name in ("u1", "i2", "u2", "i4", "i8"):
+        if np.iinfo(name).min <= min(ends) and max(ends) <= np.iinfo(name).max:
+            return np.dtype(name)
+    return np.dtype(np.float64)
