@@ -1,0 +1,60 @@
+"""The frame of a dock: scrolls when the window is low, and lets go of the viewer when it is closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Layer
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from napari_medseg.desk.pieces.layer_picker import LayerPicker
+
+WIDTH = 330
+
+
+class Dock(QScrollArea):
+    """Base of the docks: a column of pieces.
+
+    Attributes
+    ----------
+    viewer
+        The napari viewer.
+    column
+        Layout that the dock fills from top to bottom.
+    """
+
+    def __init__(self, viewer: Any, kinds: tuple[type[Layer], ...], layer_word: str, meaning: str) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(WIDTH)
+        inside = QWidget()
+        self.column = QVBoxLayout(inside)
+        self.column.setContentsMargins(8, 8, 8, 8)
+        self.setWidget(inside)
+        self.layers = LayerPicker(viewer, kinds)
+        self.layers.setToolTip(meaning)
+        self.form = new_form()
+        self.form.addRow(layer_word, self.layers)
+        self.column.addLayout(self.form)
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Stop what runs and stop listening."""
+        self.leave()
+        super().closeEvent(event)
+
+    def leave(self) -> None:
+        """Stop listening to the viewer."""
+        self.layers.disconnect_viewer()
+
+
+def new_form() -> QFormLayout:
+    """Rows of a label and a field; the labels' mnemonics lead to the fields."""
+    form = QFormLayout()
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    return form

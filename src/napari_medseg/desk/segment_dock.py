@@ -1,0 +1,167 @@
+"""The Segment dock: choose models, a part of the image and a device; run; see the labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Layer, Shapes
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import QComboBox, QLabel
+
+from napari_medseg.bundles import list_bundles
+from napari_medseg.case import InputError, MedicalImage
+from napari_medseg.desk import regions
+from napari_medseg.desk.child import DeviceChoices, Worker, shared_worker
+from napari_medseg.desk.layers import medical_image
+from napari_medseg.desk.pieces.dock import Dock, new_form
+from napari_medseg.desk.pieces.message import Message
+from napari_medseg.desk.pieces.model_picker import ModelPicker
+from napari_medseg.desk.pieces.run_bar import RunBar
+from napari_medseg.desk.pieces.table import Table
+from napari_medseg.desk.pieces.work import Work
+from napari_medseg.desk.segmenting import Made, amounts, segment_with, summary
+
+if TYPE_CHECKING:
+    import napari
+
+
+class SegmentDock(Dock):
+    """Runs models on an image; every model gives one Labels layer, named and coloured by its label table."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__(napari_viewer, (Image,), "&Image", "The image that the models read")
+        self.worker: Worker = shared_worker()
+        self.models = ModelPicker()
+        self.column.addWidget(self.models)
+
+        choices = new_form()
+        self.region = QComboBox()
+        self.region.setToolTip("The part of the image to segment; labels outside stay background")
+        choices.addRow("Re&gion", self.region)
+        self.device = QComboBox()
+        self.device.setToolTip("Where the models compute; auto takes the fastest device of this computer")
+        self.device.addItem("auto")
+        choices.addRow("&Device", self.device)
+        self.column.addLayout(choices)
+        self.reason = QLabel()
+        self.reason.setWordWrap(True)
+        self.reason.hide()
+        self.column.addWidget(self.reason)
+
+        self.run_bar = RunBar("&Run", "Run the ticked models, one after another")
+        self.column.addWidget(self.run_bar)
+        self.message = Message()
+        self.column.addWidget(self.message)
+        self.found = Table(("Found", "How much"))
+        self.found.hide()
+        self.column.addWidget(self.found)
+        self.column.addStretch()
+
+        self._work: Work | None = None
+        self._devices: Work | None = None
+        self.run_bar.run_asked.connect(self.run)
+        stop = QShortcut(QKeySequence(Qt.Key.Key_Escape), self)
+        stop.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        stop.activated.connect(self.run_bar.cancel)
+        self.layers.changed.connect(self.show_layer)
+        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
+            event.connect(self._offer_regions)
+        self.show_layer()
+        self._offer_regions()
+
+    # -- what is offered ----------------------------------------------------------------------------
+
+    def show_layer(self) -> None:
+        """Offer the models that fit the chosen layer."""
+        image: MedicalImage | None = None
+        layer = self.layers.layer
+        self.message.clear()
+        if layer is None:
+            self.message.say("No image is open. Drop a file or folder here, or use File ▸ Open Sample.")
+        else:
+            try:
+                image = medical_image(layer)
+            except InputError as error:
+                self.message.warn(str(error))
+        self.models.show_entries(list_bundles(), image)
+
+    def _offer_regions(self, event: Any = None) -> None:
+        chosen = self.region.currentText()
+        names = [layer.name for layer in self.viewer.layers if isinstance(layer, Shapes)]
+        self.region.clear()
+        self.region.addItems([regions.WHOLE, regions.VIEW, regions.SLICE, *names])
+        self.region.setCurrentIndex(max(0, self.region.findText(chosen)))
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Ask, in the background, which devices there are: that loads torch in the child, not here."""
+        super().showEvent(event)
+        if self._devices is None:
+            self._devices = Work(self.worker.devices)
+            self._devices.done.connect(self._offer_devices)
+            self._devices.failed.connect(self._say_failure)
+            self._devices.start()
+
+    def _offer_devices(self, choices: DeviceChoices) -> None:
+        self.device.addItems(list(choices.names))
+        self.reason.setText(choices.reason)
+        self.reason.show()
+
+    # -- running ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the ticked models on the chosen part."""
+        layer, models = self.layers.layer, self.models.ticked
+        self.found.hide()
+        self.message.clear()
+        if self.run_bar.busy:
+            return
+        if layer is None or not models:
+            missing = "an image: use File ▸ Open Sample" if layer is None else "a model: tick one in the list"
+            self.message.warn(f"There is nothing to run yet. Choose {missing}.")
+            return
+        try:
+            image = medical_image(layer)
+            part = regions.part_of(self.region.currentText(), self.viewer, layer)
+        except InputError as error:
+            self._say_failure(str(error))
+            return
+        work = Work(segment_with, self.worker, image, models, part, self.device.currentText())
+        work.done.connect(self._show)
+        work.failed.connect(self._say_failure)
+        work.cancelled.connect(self._say_cancelled)
+        self._work = work
+        self.run_bar.follow(work)
+
+    def cancel(self) -> None:
+        """Stop after the tile that is being computed."""
+        self.run_bar.cancel()
+
+    def _show(self, results: list[Made]) -> None:
+        rows: list[tuple[str, str]] = []
+        for made in results:
+            data, options, kind = made.layer
+            labels = self.viewer.add_layer(Layer.create(data, options, kind))
+            rows.extend(amounts(made.report))
+            if not labels.editable:
+                self.message.say("The labels are large: they are shown from disk and cannot be painted on.")
+        self.message.say("Done. " + "; ".join(summary(made.report) for made in results) + ".")
+        self.found.fill(rows)
+        self.found.show()
+
+    def _say_failure(self, words: str) -> None:
+        self.message.warn(words)
+        show_error(words)
+
+    def _say_cancelled(self) -> None:
+        self.message.say("Cancelled. No labels were kept.")
+
+    def leave(self) -> None:
+        """Stop what runs and stop listening: the dock is being closed."""
+        for work in (self._work, self._devices):
+            if work is not None and work.running:
+                work.cancel()
+        for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
+            event.disconnect(self._offer_regions)
+        super().leave()
