@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_medseg.case import MedicalImage
 from napari_medseg.io import ome_zarr_metadata as metadata
 from napari_medseg.io.ome_zarr_labels import chunk_regions, create_array, default_chunks, level_factors
 from napari_medseg.io.ome_zarr_metadata import Ngff
+from napari_medseg.io.shrunk import box_mean
 
 _RGB = ("FF0000", "00FF00", "0000FF")
 _GREY = "FFFFFF"
@@ -77,15 +77,5 @@ def _mean_level(fine: Any, root: Any, level: int, ratio: tuple[int, ...], stored
         source = tuple(
             slice(part.start * r, min(part.stop * r, n)) for part, r, n in zip(region, ratio, fine.shape, strict=True)
         )
-        coarse[region] = local_mean(np.asarray(fine[source]), ratio)
+        coarse[region] = box_mean(np.asarray(fine[source]), ratio)
     return coarse
-
-
-def local_mean(block: npt.NDArray[Any], ratio: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Mean over boxes of `ratio`; boxes that stick out at the end repeat the last element."""
-    padding = [(0, -n % r) for n, r in zip(block.shape, ratio, strict=True)]
-    full = np.pad(block, padding, mode="edge")
-    split = [n for size, r in zip(full.shape, ratio, strict=True) for n in (size // r, r)]
-    mean = full.reshape(split).mean(axis=tuple(range(1, 2 * block.ndim, 2)), dtype=np.float32)
-    whole: npt.NDArray[Any] = np.rint(mean) if block.dtype.kind in "ui" else mean
-    return whole.astype(block.dtype)

@@ -259,11 +259,11 @@ def create_array(
         "fill_value": 0,
     }
     if ngff == "0.5":
-        codec = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+        codec = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
         return group.create_array(path, **common, compressors=codec, dimension_names=list(axes))
     from numcodecs import Blosc  # type: ignore[import-untyped]
 
-    codec = Blosc(cname="zstd", clevel=5, shuffle=Blosc.SHUFFLE)
+    codec = Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE)
     return group.create_array(path, **common, compressors=codec, chunk_key_encoding={"name": "v2", "separator": "/"})
 
 

@@ -26,6 +26,7 @@ from napari_medseg.case import (
 )
 from napari_medseg.io.content import check_finite, refusal, require_file
 from napari_medseg.io.lazy import ZarrArray
+from napari_medseg.io.shrunk import with_coarser_levels
 from napari_medseg.io.tiff_colour import to_display
 from napari_medseg.io.tiff_metadata import PRIVATE, placement, private_record
 from napari_medseg.io.writing import staged, verify
@@ -170,7 +171,7 @@ def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path,
         modality, intensity = Modality.SM, "stain RGB"
     count = shown.levels[0].shape[-1] if shown.axes.endswith("c") else 1
     return MedicalImage(
-        tuple(shown.levels),
+        with_coarser_levels(shown.levels, shown.axes),
         shown.axes,
         place.geometry,
         modality=modality,

@@ -14,6 +14,7 @@ import openslide
 from napari_medseg.case import Geometry, InputError, MedicalImage, Modality, Source
 from napari_medseg.io.content import refusal, require_file
 from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.io.shrunk import with_coarser_levels
 
 _ACCEPTED = "a whole slide that OpenSlide opens (SVS, NDPI, MRXS, SCN, VMS, BIF, DICOM, tiled TIFF)"
 _TILE = 512
@@ -79,7 +80,7 @@ def read(path: Path) -> list[MedicalImage]:
     geometry, warnings = _grid(levels[0].shape[:2], properties)
     return [
         MedicalImage(
-            levels,
+            with_coarser_levels(levels, "yxc"),
             "yxc",
             geometry,
             modality=Modality.SM,
