@@ -143,3 +143,19 @@ def test_playlists_are_not_followed(tmp_path):
     (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n")
     with pytest.raises(InputError, match=r"^a\.mp4: holds plain text"):
         video.read(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_learned_order_makes_going_back_cheap(tmp_path, codec):
+    """An AVI file does not say when frames are shown; once seen, a frame is found from its key frame."""
+    clip(tmp_path / "a.avi", codec)
+    frames = video.read(tmp_path / "a.avi")[0].levels[0]
+    frames._capacity = 2
+    assert number_of(frames[58]) == 58
+    decoded = []
+    real = frames._number_of
+    frames._number_of = lambda frame: decoded.append(1) or real(frame)
+    for number in (40, 30, 59, 1):
+        decoded.clear()
+        assert number_of(frames[number]) == number
+        assert len(decoded) <= 26  # two groups of 12 and what is reordered

@@ -1,7 +1,8 @@
 """Video (MP4, AVI, MOV, MKV) as a lazy ``t y x c`` array with exact frame numbers.
 
 The file is gone through once without decoding, to list when every frame is shown and which can be decoded
-on their own. Any frame is then found by decoding from the last such key frame before it.
+on their own. Any frame is then found by decoding from the last such key frame before it. Where the file does
+not say when frames are shown, their order is learned while they are decoded for the first time.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +18,13 @@ import av
 import numpy as np
 
 from napari_medseg.case import Geometry, InputError, MedicalImage, Modality, Source
-from napari_medseg.io.content import kind_of, refusal, require_file
+from napari_medseg.io.content import require_file
 from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.io.video_index import ACCEPTED, FrameIndex, frame_index, open_container
 
-_ACCEPTED = "MP4, MOV, AVI or Matroska video"
-_CONTAINERS = ("MP4 or MOV", "AVI", "Matroska")
 # decoded frames kept for stepping back and forth
 _CACHE_BYTES = 64_000_000
 _DECODER_THREADS = 2
-# frame times may differ by this share of the usual distance before they are called uneven
-_UNEVEN = 0.1
-
-
-@dataclass(frozen=True)
-class FrameIndex:
-    """When every frame is shown, in ticks of `time_base` and in the order of display.
-
-    `times` is empty for files that do not say (AVI with reordered frames): their frames can only be counted.
-    `keys` holds, for each key frame, its position in display order and the time to seek to.
-    """
-
-    count: int
-    times: tuple[int, ...]
-    keys: tuple[tuple[int, int], ...]
-    time_base: Fraction
-    seconds_per_frame: float | None
-    warnings: tuple[str, ...]
 
 
 class VideoFrames(LazyArray):
@@ -56,7 +35,11 @@ class VideoFrames(LazyArray):
         self._lock = threading.RLock()
         self._container: Any = None
         self._frames: Iterator[Any] = iter(())
+        # number of the frame that was decoded last; -1 for none
         self._position = -1
+        # for files without times: place in the file of every frame shown so far, and the reverse
+        self._places: list[int] = []
+        self._numbers: dict[int, int] = {}
         self._recent: OrderedDict[int, AnyArray] = OrderedDict()
         self._capacity = 1
         first = self._frame(0)
@@ -90,19 +73,41 @@ class VideoFrames(LazyArray):
                 ) from error
 
     def _decode(self, number: int) -> AnyArray:
-        start = bisect_right(self._index.keys, (number, 1 << 62)) - 1
+        key = self._key_before(number)
         # going on is cheaper than seeking back when the last key frame lies behind us already
-        if 0 <= self._position < number and self._position >= (self._index.keys[start][0] if start >= 0 else 0):
+        if self._key_number(key) <= self._position < number:
             found = self._advance_to(number)
             if found is not None:
                 return found
         # a seek may end behind the frame, and a key frame may show frames that refer to the group before it
-        for attempt in dict.fromkeys((start, max(start - 1, -1), -1)):
+        for attempt in dict.fromkeys((key, max(key - 1, -1), -1)):
             self._seek(attempt)
             found = self._advance_to(number)
             if found is not None:
                 return found
         raise InputError(f"{self._path.name}: frame {number} is not stored; copy or export the video again.")
+
+    def _key_before(self, number: int) -> int:
+        """Which key frame to start from for frame `number`; -1 for the beginning of the file."""
+        if self._index.times:
+            wanted = number
+        elif self._places:
+            # frames not seen yet follow the last one that was
+            wanted = self._places[min(number, len(self._places) - 1)]
+        else:
+            return -1
+        key = bisect_right(self._index.keys, wanted, key=lambda entry: entry[0]) - 1
+        # a key frame stored before the last one seen may be shown after it
+        while not self._index.times and key >= 0 and self._index.keys[key][0] not in self._numbers:
+            key -= 1
+        return key
+
+    def _key_number(self, key: int) -> int:
+        """The frame number of a key frame."""
+        if key < 0:
+            return 0
+        place = self._index.keys[key][0]
+        return place if self._index.times else self._numbers[place]
 
     def _advance_to(self, number: int) -> AnyArray | None:
         """Decode up to frame `number`; ``None`` if it does not come."""
@@ -124,29 +129,44 @@ class VideoFrames(LazyArray):
         return None
 
     def _number_of(self, frame: Any) -> int | None:
-        """The display number of a decoded frame; ``None`` for one that is not to be shown."""
+        """The number of a decoded frame; ``None`` for one that is not to be shown."""
         times = self._index.times
-        if not times:
-            return self._position + 1
         if frame.pts is None:
             return None
-        at = bisect_right(times, frame.pts) - 1
-        return at if at >= 0 and times[at] == frame.pts else None
+        if times:
+            at = bisect_right(times, frame.pts) - 1
+            return at if at >= 0 and times[at] == frame.pts else None
+        # `_stamped` made the time stamp the place in the file
+        if frame.pts not in self._numbers:
+            if self._position != len(self._places) - 1:
+                return None
+            self._numbers[frame.pts] = len(self._places)
+            self._places.append(frame.pts)
+        return self._numbers[frame.pts]
 
-    def _seek(self, start: int) -> None:
-        """Stand before key frame `start`, or before the first frame for -1."""
-        if self._container is None or start < 0 or not self._index.times:
+    def _seek(self, key: int) -> None:
+        """Stand before key frame `key`, or before the first frame for -1."""
+        if self._container is None or key < 0:
             if self._container is not None:
                 self._container.close()
-            self._container = _open(self._path)
-            stream = self._container.streams.video[0]
-            stream.codec_context.thread_count = _DECODER_THREADS
-            stream.codec_context.thread_type = "AUTO"
+            self._container = open_container(self._path)
+            codec = self._container.streams.video[0].codec_context
+            codec.thread_count, codec.thread_type = _DECODER_THREADS, "AUTO"
         stream = self._container.streams.video[0]
-        if start >= 0 and self._index.times:
-            self._container.seek(self._index.keys[start][1], stream=stream, backward=True, any_frame=False)
-        self._frames = self._container.decode(stream)
+        if key >= 0:
+            self._container.seek(self._index.keys[key][1], stream=stream, backward=True, any_frame=False)
+        self._frames = self._container.decode(stream) if self._index.times else self._stamped(stream)
         self._position = -1
+
+    def _stamped(self, stream: Any) -> Iterator[Any]:
+        """Decode with the place in the file as the time stamp, which decoders hand on from packet to picture."""
+        place = 0
+        for packet in self._container.demux(stream):
+            if packet.size:
+                place = self._index.stored.get(packet.dts, place)
+                packet.pts = place
+                place += 1
+            yield from packet.decode()
 
 
 def read(path: Path) -> list[MedicalImage]:
@@ -157,9 +177,8 @@ def read(path: Path) -> list[MedicalImage]:
     InputError
         If there is no video track, or the file is damaged or cut short.
     """
-    require_file(path, _ACCEPTED)
-    stat = path.stat()
-    index, codec = _index(path, stat.st_mtime_ns, stat.st_size)
+    require_file(path, ACCEPTED)
+    index = frame_index(path)
     frames = VideoFrames(path, index)
     return [
         MedicalImage(
@@ -171,64 +190,14 @@ def read(path: Path) -> list[MedicalImage]:
             name=path.stem,
             source=Source("video", (path,)),
             seconds_per_frame=index.seconds_per_frame,
-            details={"format": "video", "codec": codec, "modality": "assumed endoscopy: video files do not say"},
+            details={
+                "format": "video",
+                "codec": index.codec,
+                "modality": "assumed endoscopy: video files do not say",
+            },
             warnings=index.warnings,
         )
     ]
-
-
-def _open(path: Path) -> Any:
-    # FFmpeg opens much more: pictures as one frame, and text files that send it to other files or the network
-    if kind_of(path) not in _CONTAINERS:
-        raise refusal(path, _ACCEPTED)
-    try:
-        return av.open(str(path))
-    except (av.FFmpegError, ValueError) as error:
-        raise refusal(path, _ACCEPTED) from error
-
-
-@lru_cache(maxsize=16)
-def _index(path: Path, modified: int, size: int) -> tuple[FrameIndex, str]:
-    """List the frames of the first video track without decoding; remembered while the file stays the same."""
-    with _open(path) as container:
-        if not container.streams.video:
-            raise InputError(f"{path.name}: has no video track; accepted is {_ACCEPTED}.")
-        stream = container.streams.video[0]
-        shown: list[tuple[int | None, int | None, bool]] = []
-        try:
-            shown.extend(
-                (packet.pts, packet.dts, packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.size and not packet.is_discard and not packet.is_corrupt
-            )
-        except av.FFmpegError as error:
-            if not shown:
-                raise refusal(path, _ACCEPTED) from error
-        if not shown:
-            raise InputError(f"{path.name}: its video track holds no frames; copy or export it again.")
-        base = Fraction(stream.time_base or Fraction(1, 1))
-        rate = stream.average_rate
-        warnings = []
-        if stream.frames > len(shown):
-            warnings.append(f"The video is cut short: {len(shown)} of {stream.frames} frames are there.")
-        codec, kind = str(stream.codec_context.name), str(container.format.name)
-    times = sorted(pts for pts, _, _ in shown if pts is not None)
-    # AVI stores no display times: those that come up are guesses unless every frame stands alone
-    guessed = kind == "avi" and not all(key for _, _, key in shown)
-    if guessed or len(set(times)) < len(shown):
-        warnings.append("It does not say when each frame is shown, so going back is slow.")
-        seconds = float(1 / rate) if rate else None
-        return FrameIndex(len(shown), (), (), base, seconds, tuple(warnings)), codec
-    position = {pts: k for k, pts in enumerate(times)}
-    keys = sorted(
-        (position[pts], pts if dts is None else min(pts, dts)) for pts, dts, key in shown if key and pts is not None
-    )
-    seconds = float((times[-1] - times[0]) * base) / (len(times) - 1) if len(times) > 1 else None
-    distances = np.diff(times)
-    if len(distances) and np.ptp(distances) > max(2.0, _UNEVEN * float(np.median(distances))):
-        low, high = (1000 * float(v * base) for v in (int(distances.min()), int(distances.max())))
-        warnings.append(f"Its frames are unevenly spaced ({low:.0f} to {high:.0f} ms); times are averages.")
-    return FrameIndex(len(times), tuple(times), tuple(keys), base, seconds, tuple(warnings)), codec
 
 
 def _picture(frame: Any) -> AnyArray:
