@@ -138,9 +138,7 @@ class Config:
             if not _REFERENCE.fullmatch(value):
                 raise InputError(f"{self.name}: {where} has the reference {value!r}, which cannot be read")
             return self._follow(value, following)
-        if ".." in re.split(r"[/\\]", value):
-            raise RefusedError(f"{self.name}: {where} leads out of the bundle ({value})")
-        return value
+        return self._inside(value, where)
 
     def _follow(self, reference: str, following: tuple[str, ...]) -> Any:
         if reference in following:
@@ -173,12 +171,17 @@ class Config:
             accepted = False
         if accepted:
             followed = {name: self._follow(reference, following) for name, reference in names.items()}
-            return _arithmetic(tree, followed, f"{self.name}: {where}")
+            return self._inside(_arithmetic(tree, followed, f"{self.name}: {where}"), where)
         if self.evaluate is not None:
             return self.evaluate(where)
         raise RefusedError(
             f"{self.name}: {where} would run Python code ({_short(text)}); it is used only if you trust this bundle"
         )
+
+    def _inside(self, value: Any, where: str) -> Any:
+        if isinstance(value, str) and ".." in re.split(r"[/\\]", value):
+            raise RefusedError(f"{self.name}: {where} leads out of the bundle ({value})")
+        return value
 
 
 def _short(text: str) -> str:
@@ -215,7 +218,9 @@ def _arithmetic(tree: ast.AST, names: Mapping[str, Any], where: str) -> Any:
 
 
 def _number(operation: Callable[..., Any], where: str, *operands: Any) -> Any:
-    """Do sums with numbers, and repeat or join short lists; nothing that could grow without end."""
+    """Do sums with numbers, join texts, and repeat or join short lists; nothing that could grow without end."""
+    if operation is operator.add and all(isinstance(o, str) for o in operands):
+        return operands[0] + operands[1]
     lists = [o for o in operands if isinstance(o, list)]
     counts = [o for o in operands if isinstance(o, int)]
     longest = max([len(o) for o in lists], default=0)

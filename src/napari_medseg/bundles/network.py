@@ -97,6 +97,8 @@ def build_network(definition: Mapping[str, Any], trusted: bool = False) -> torch
 
 
 def _build(value: Any, trusted: bool) -> Any:
+    import torch
+
     if isinstance(value, list):
         return [_build(v, trusted) for v in value]
     if not isinstance(value, Mapping):
@@ -109,14 +111,17 @@ def _build(value: Any, trusted: bool) -> Any:
         raise RefusedError(f"{target} uses {odd[0]}, which is not accepted in a network")
     arguments = {k: _build(v, trusted) for k, v in value.items() if k not in _RESERVED}
     maker = _trusted_class(target) if trusted else network_class(target)
-    parameters = inspect.signature(maker).parameters
-    if "pretrained" in parameters:
+    if isinstance(maker, type) and issubclass(maker, torch.nn.Module) and _takes_pretrained(maker):
         # the bundle brings its weights; a download would be overwritten by them
         arguments["pretrained"] = False
     try:
         return maker(**arguments)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise InputError(f"{target} does not accept its arguments: {error}") from error
+
+
+def _takes_pretrained(network: type[torch.nn.Module]) -> bool:
+    return "pretrained" in inspect.signature(network.__init__).parameters
 
 
 def _trusted_class(target: str) -> Any:
