@@ -107,7 +107,10 @@ def info(path: Annotated[Path, typer.Argument(help="File or folder.")], as_json:
     from napari_medseg.io import open_images, open_segmentation
     from napari_medseg.io.formats import format_of
 
-    if format_of(path.expanduser()).module == "ome_zarr":
+    form = format_of(path.expanduser())
+    if not form.reads_images:
+        records = [describe_labels(open_segmentation(path))]
+    elif form.module == "ome_zarr":
         from napari_medseg.io.ome_zarr import label_names
 
         names = label_names(path.expanduser())

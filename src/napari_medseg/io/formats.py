@@ -23,6 +23,7 @@ class Format:
     name: str
     module: str
     extensions: tuple[str, ...]
+    reads_images: bool = True
     reads_labels: bool = False
     writes_labels: bool = False
     write_options: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ FORMATS: tuple[Format, ...] = (
     Format("whole slide", "wsi", (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")),
     Format("TIFF", "tiff", (".tif", ".tiff", ".ome.tif", ".ome.tiff"), reads_labels=True, writes_labels=True),
     Format("PNG, JPEG or BMP", "raster", (".png", ".jpg", ".jpeg", ".bmp"), reads_labels=True, writes_labels=True),
+    Format("GeoJSON", "geojson", (".geojson",), reads_labels=True, writes_labels=True, reads_images=False),
     Format("video", "video", (".mp4", ".avi", ".mov", ".mkv", ".m4v")),
 )
 
@@ -104,6 +106,8 @@ def open_images(path: str | os.PathLike[str]) -> list[MedicalImage]:
     """
     file = Path(path).expanduser()
     form = format_of(file)
+    if not form.reads_images:
+        raise InputError(f"{file.name}: {form.name} files hold labels, not an image; open the image they belong to.")
     read: Callable[[Path], list[MedicalImage]] = _module(form).read
     return read(file)
 
