@@ -45,7 +45,7 @@ def histology() -> MedicalImage:
 
 def head_ct() -> MedicalImage:
     """One slice of a head CT, JPEG 2000 inside DICOM."""
-    return _opened("pydicom", "data/test_files/693_J2KI.dcm", "head CT")
+    return _opened("pydicom", "data/test_files/J2K_pixelrep_mismatch.dcm", "head CT")
 
 
 def abdominal_mr() -> MedicalImage:

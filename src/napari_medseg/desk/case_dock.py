@@ -73,8 +73,8 @@ class CaseDock(Dock):
         record = record_of(layer)
         if isinstance(record, ImageRecord) and record.placement.is_oblique:
             said.append(
-                f"The slices run askew by {self.image.geometry.obliquity_degrees:.0f}°: the picture shows the file's own "
-                "axes without that tilt. Labels and exported files keep it."
+                f"The slices run askew by {self.image.geometry.obliquity_degrees:.0f}°: the picture shows the file's "
+                "own axes without that tilt. Labels and exported files keep it."
             )
         if said:
             self.warnings.warn("\n".join(said))

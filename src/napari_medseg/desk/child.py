@@ -30,7 +30,7 @@ import numpy as np
 
 from napari_medseg.case import CancelledError, InputError, MedicalImage, MedsegError, Segmentation
 from napari_medseg.io.lazy import AnyArray, LazyArray
-from napari_medseg.jobs import Progress, Status
+from napari_medseg.jobs import Progress
 
 if TYPE_CHECKING:
     from napari_medseg.bundles.model import Model

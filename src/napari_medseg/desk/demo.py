@@ -22,21 +22,20 @@ _PLUGIN = "napari-medseg"
 _LONGEST_SECONDS = 600.0
 
 
-def open_docks(viewer: napari.Viewer) -> SegmentDock:
-    """Case, Segment and Export as tabs on the right, Segment in front."""
-    from qtpy.QtWidgets import QTabBar, QTabWidget
-
+def open_docks(viewer: napari.Viewer, front: str = "Segment") -> dict[str, Any]:
+    """Case, Segment and Export as tabs on the right, `front` in front."""
     window = viewer.window
-    window._qt_window.setTabPosition(_right_side(), QTabWidget.TabPosition.North)
-    docks = {}
+    docks, widgets = {}, {}
     for name in ("Case", "Segment", "Export"):
         docks[name], widget = window.add_plugin_dock_widget(_PLUGIN, name, tabify=bool(docks))
-        if name == "Segment":
-            segment = widget
-    docks["Segment"].raise_()
-    for bar in window._qt_window.findChildren(QTabBar):
-        bar.setExpanding(False)
-    return segment
+        # the tab would otherwise carry the plugin's name too, and cut both off
+        docks[name].setWindowTitle(name)
+        widgets[name] = widget
+    # a tab comes to the front once the window has laid itself out
+    settle(viewer)
+    docks[front].raise_()
+    settle(viewer, reset_view=True)
+    return widgets
 
 
 def show_demo(viewer: napari.Viewer | None = None) -> napari.Viewer:
@@ -45,7 +44,7 @@ def show_demo(viewer: napari.Viewer | None = None) -> napari.Viewer:
 
     viewer = viewer or napari.Viewer()
     viewer.open_sample(_PLUGIN, SAMPLE)
-    segment = open_docks(viewer)
+    segment = open_docks(viewer)["Segment"]
     segment.models.every.setChecked(True)
     segment.models.tick(MODEL)
     segment.run()
@@ -87,7 +86,7 @@ def _run_unseen(folder: Path) -> dict[str, Any]:
         fit_window(viewer)
         viewer.show()
         viewer.open_sample(_PLUGIN, SAMPLE)
-        segment = open_docks(viewer)
+        segment = open_docks(viewer)["Segment"]
         segment.models.every.setChecked(True)
         segment.models.tick(MODEL)
         report = run_to_end(segment)
@@ -140,14 +139,17 @@ def fit_window(viewer: napari.Viewer) -> None:
 def picture(viewer: napari.Viewer, path: Path) -> None:
     """Save the whole window, docks included, as PNG."""
     from imageio.v3 import imwrite
+
+    settle(viewer)
+    imwrite(path, viewer.window.screenshot(canvas_only=False, flash=False))
+
+
+def settle(viewer: napari.Viewer, reset_view: bool = False) -> None:
+    """Let the window lay itself out and draw; fit the picture to it when `reset_view`."""
     from qtpy.QtWidgets import QApplication
 
     for _ in range(20):
         QApplication.processEvents()
-    imwrite(path, viewer.window.screenshot(canvas_only=False, flash=False))
-
-
-def _right_side() -> Any:
-    from qtpy.QtCore import Qt
-
-    return Qt.DockWidgetArea.RightDockWidgetArea
+    if reset_view:
+        viewer.reset_view()
+        settle(viewer)

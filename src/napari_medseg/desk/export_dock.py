@@ -19,6 +19,8 @@ from napari_medseg.desk.pieces.work import Work
 if TYPE_CHECKING:
     import napari
 
+_NO_LABELS = "There are no labels to write. Run a model in the Segment dock, or add a Labels layer."
+
 
 class ExportDock(Dock):
     """Writes one Labels layer; every file is opened again and compared before it counts as written."""
@@ -71,7 +73,7 @@ class ExportDock(Dock):
         layer = self.layers.layer
         self.message.clear()
         if layer is None:
-            self.message.warn("There are no labels to write. Run a model in the Segment dock, or add a Labels layer.")
+            self.message.warn(_NO_LABELS)
             return
         path = Path(self.path.text().strip()).expanduser()
         try:
@@ -110,6 +112,8 @@ class ExportDock(Dock):
 
     def _suggest(self) -> None:
         layer = self.layers.layer
+        if not self.run_bar.busy:
+            self.message.say("" if layer is not None else _NO_LABELS)
         if not self._typed and layer is not None:
             self.path.setText(str(suggested_path(self._folder, layer.name, self._format())))
 

@@ -1,8 +1,8 @@
 """Where a grid lies in the viewer, and back.
 
 The viewer draws its last axis to the right and the one before it downwards. The patient frame therefore
-becomes ``(S, P, L)``: head up, anterior up, the patient's right on the left of the picture, as radiologists
-look at it. The image frame becomes ``(z, y, x)``. Grids are turned to those axes as views, so that a layer
+becomes ``(S, P, L)``: axial slices show anterior up and the patient's right on the left of the picture, as
+radiologists look at them. The image frame becomes ``(z, y, x)``. Grids are turned to those axes as views, so that a layer
 needs no more than a positive scale and a translation.
 """
 

@@ -147,8 +147,8 @@ class SegmentDock(Dock):
             if not labels.editable:
                 self.message.say("The labels are large: they are shown from disk and cannot be painted on.")
         self.message.say("Done. " + "; ".join(summary(made.report) for made in results) + ".")
-        self.found.fill(rows)
         self.found.show()
+        self.found.fill(rows)
 
     def _say_failure(self, words: str) -> None:
         self.message.warn(words)

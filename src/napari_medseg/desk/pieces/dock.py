@@ -55,6 +55,6 @@ def new_form() -> QFormLayout:
     """Rows of a label and a field; the labels' mnemonics lead to the fields."""
     form = QFormLayout()
     form.setContentsMargins(0, 0, 0, 0)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
     return form

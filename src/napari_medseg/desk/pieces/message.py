@@ -16,7 +16,7 @@ class Message(QLabel):
         self.setTextInteractionFlags(
             Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
         )
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.is_error = False
         self.clear()
 
@@ -40,10 +40,3 @@ class Message(QLabel):
             "QLabel { border-left: 4px solid #E69F00; padding: 4px 6px; }" if error else "QLabel { padding: 4px 0; }"
         )
         self.setVisible(bool(text))
-        self.setMinimumHeight(self.heightForWidth(max(self.width(), 240)) if text else 0)
-
-    def resizeEvent(self, event: object) -> None:  # noqa: N802 - Qt's name
-        """Keep every line of a wrapped sentence visible."""
-        super().resizeEvent(event)
-        if self.text():
-            self.setMinimumHeight(self.heightForWidth(self.width()))

@@ -12,6 +12,8 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QListWidget, QListWidgetItem, QVBo
 from napari_medseg.bundles import BundleEntry
 from napari_medseg.case import MedicalImage, Modality
 
+_ROWS_SHOWN = 6
+
 
 class ModelPicker(QWidget):
     """A list to tick and the card of the model pointed at."""
@@ -23,7 +25,6 @@ class ModelPicker(QWidget):
         self.list = QListWidget()
         self.list.setToolTip("Tick the models to run; each gives a Labels layer of its own (space bar ticks)")
         self.list.setAccessibleName("Models")
-        self.list.setMaximumHeight(104)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.every = QCheckBox("Show models for &other kinds of image")
         self.every.setToolTip("Also list models that were not made for this image's modality")
@@ -84,6 +85,8 @@ class ModelPicker(QWidget):
             if first is not None:
                 self.list.item(first).setCheckState(Qt.CheckState.Checked)
         self.list.blockSignals(False)
+        rows = min(max(len(self._shown), 2), _ROWS_SHOWN)
+        self.list.setFixedHeight(rows * max(self.list.sizeHintForRow(0), 18) + 2 * self.list.frameWidth() + 4)
         if self._shown:
             self.list.setCurrentRow(0)
         self._show_card(self.list.currentRow())

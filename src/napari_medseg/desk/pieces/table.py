@@ -50,7 +50,7 @@ class Table(QTableWidget):
 
     def _fit(self) -> None:
         self.resizeRowsToContents()
-        header = self.horizontalHeader().height() if self.horizontalHeader().isVisible() else 0
+        header = 0 if self.horizontalHeader().isHidden() else self.horizontalHeader().sizeHint().height()
         height = sum(self.rowHeight(r) for r in range(self.rowCount())) + header + 2 * self.frameWidth()
         if height != self.height():
             self.setFixedHeight(height)
