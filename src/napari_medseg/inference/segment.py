@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -17,12 +16,14 @@ import torch
 
 from napari_medseg import __version__
 from napari_medseg.bundles.model import Model
-from napari_medseg.case import InputError, MedicalImage, Modality, Provenance, Segmentation, Step
+from napari_medseg.case import InputError, MedicalImage, Provenance, Segmentation, Step
 from napari_medseg.inference.blend import Blending
+from napari_medseg.inference.checks import channels_for, checked_region, doubts
 from napari_medseg.inference.decide import ClassDecision, InstanceDecision, LabelArray
 from napari_medseg.inference.devices import Device, choose_device
 from napari_medseg.inference.engine import Forward, TileSource, stream
 from napari_medseg.inference.grid import TileReader, WorkGrid
+from napari_medseg.inference.label_rows import label_rows
 from napari_medseg.inference.plan import TilePlan
 from napari_medseg.inference.report import LabelAmount, SegmentReport, peak_device_memory, peak_rss
 from napari_medseg.io.ome_zarr import LabelStoreWriter, Ngff, read_segmentation
@@ -182,10 +183,10 @@ class _Run:
         self, image: MedicalImage, model: Model, options: SegmentOptions, device: Device, progress: Progress
     ) -> None:
         self.image, self.model, self.options, self.device, self.progress = image, model, options, device, progress
-        self.channels = _channels(image, model)
+        self.channels = channels_for(image, model)
         self.grid = WorkGrid.plan(image, model)
         self.shape = image.geometry.shape[-model.spatial_dims :]
-        self.region = _checked_region(image, options.region)
+        self.region = checked_region(image, options.region)
         self.plan = self._tile_plan()
         self.planes = self._planes()
         self.batch_size = options.batch_size or (4 if model.spatial_dims == 2 else 1)
@@ -236,7 +237,7 @@ class _Run:
     ) -> None:
         reader = TileReader(self.image, self.grid, frame, plane, self.channels)
         source = TileSource(reader, self.model, _statistics(reader, self.model), self.plan.tile)
-        with _label_rows(array, self._prefix(frame, plane), self.shape, self._count, self.region) as write:
+        with label_rows(array, self._prefix(frame, plane), self.shape, self._count, self.region) as write:
             decision: ClassDecision | InstanceDecision
             if self.model.instances:
                 decision = InstanceDecision(self.model, self.grid, self.shape, write, first_id=self.objects + 1)
@@ -329,47 +330,8 @@ class _Run:
             precision=self.device.precision,
             backend="torch",
             tiles={"planned": planned, "done": planned, "failed": 0, "skipped": 0},
-            warnings=(*self.image.warnings, *_doubts(self.image, self.model)),
+            warnings=(*self.image.warnings, *doubts(self.image, self.model)),
         )
-
-
-def _channels(image: MedicalImage, model: Model) -> tuple[int, ...]:
-    wanted, given = model.card.in_channels, image.channel_count
-    if given == wanted:
-        return tuple(range(wanted))
-    if image.is_rgb and given == 4 and wanted == 3:
-        return (0, 1, 2)
-    names = f" ({', '.join(model.card.channels)})" if model.card.channels else ""
-    raise InputError(
-        f"Model {model.card.id} reads {wanted} channel{'s' * (wanted != 1)}{names}; this image has {given}. "
-        f"Choose a model for this kind of image."
-    )
-
-
-def _doubts(image: MedicalImage, model: Model) -> tuple[str, ...]:
-    """Why a person should not rely on this model for this image."""
-    made_for = model.card.modality
-    if not made_for or image.modality is Modality.OT or image.modality.value in made_for:
-        return ()
-    return (
-        f"Model {model.card.id} was made for {', '.join(made_for)} and this image is {image.modality.value} "
-        f"({image.modality.description}): do not rely on these labels.",
-    )
-
-
-def _checked_region(image: MedicalImage, region: tuple[slice, ...] | None) -> tuple[slice, ...] | None:
-    if region is None:
-        return None
-    shape = image.geometry.shape
-    inside = len(region) == len(shape) and all(
-        r.step in (None, 1) and r.start is not None and r.stop is not None and 0 <= r.start < r.stop <= n
-        for r, n in zip(region, shape, strict=False)
-    )
-    if not inside:
-        words = ",".join(f"{r.start}:{r.stop}" for r in region)
-        limits = ",".join(f"0:{n}" for n in shape)
-        raise InputError(f"Region {words} does not lie inside this image; accepted is a part of {limits}.")
-    return region
 
 
 def _statistics(reader: TileReader, model: Model) -> Any:
@@ -384,51 +346,3 @@ def _statistics(reader: TileReader, model: Model) -> Any:
     rows = np.unique(np.linspace(0, shape[0] - 1, number).astype(int))
     sample = [reader.read((int(row), *(0,) * (len(shape) - 1)), (1, *shape[1:])) for row in rows]
     return model.intensity.statistics(np.concatenate(sample, axis=1))
-
-
-@contextmanager
-def _label_rows(
-    array: Any, prefix: tuple[int, ...], shape: tuple[int, ...], count: Any, region: tuple[slice, ...] | None
-) -> Iterator[Any]:
-    """A function that takes label rows and stores them in whole rows of chunks, cut to the region."""
-    chunk = int(array.chunks[len(prefix)])
-    waiting: list[LabelArray] = []
-    first_waiting = 0
-    part = region[-len(shape) :] if region is not None else None
-
-    def store() -> None:
-        nonlocal first_waiting
-        rows = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-        waiting.clear()
-        array[(*prefix, slice(first_waiting, first_waiting + len(rows)))] = rows
-        first_waiting += len(rows)
-
-    def write(first: int, rows: LabelArray) -> None:
-        nonlocal first_waiting
-        if part is not None:
-            rows = _only_inside(first, rows, part)
-        count(rows)
-        if not waiting:
-            first_waiting = first
-        held = sum(len(w) for w in waiting)
-        while len(rows):
-            room = chunk - (first_waiting + held) % chunk
-            waiting.append(rows[:room])
-            held += len(waiting[-1])
-            full = len(waiting[-1]) == room
-            rows = rows[room:]
-            if full:
-                store()
-                held = 0
-
-    yield write
-    if waiting:
-        store()
-
-
-def _only_inside(first: int, rows: LabelArray, part: tuple[slice, ...]) -> LabelArray:
-    low, high = max(part[0].start - first, 0), max(part[0].stop - first, 0)
-    inside = (slice(low, high), *part[1:])
-    kept = np.zeros_like(rows)
-    kept[inside] = rows[inside]
-    return kept
