@@ -337,6 +337,8 @@ def test_another_programs_image_is_never_replaced(tmp_path):
     labels = Segmentation(blobs((30, 40)), Geometry.from_spacing((30, 40), None))
     with pytest.raises(InputError, match="holds an image"):
         ome_zarr.write_segmentation(labels, tmp_path / "a.zarr", overwrite=True)
+    with pytest.raises(InputError, match="holds an image"):
+        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", labels.geometry, overwrite=True)
     assert ome_zarr.read(tmp_path / "a.zarr")[0].shape == (30, 40)
 
 
@@ -372,3 +374,101 @@ def test_any_grid_and_any_ids_survive(tmp_path_factory, shape, seed, order, sign
             meant.geometry.index_to_world(extent.centroid[-n:]),
             found.geometry.index_to_world(there[label].centroid[-n:]),
         )
+
+
+def test_a_store_that_another_program_rescaled_loses_our_exact_grid(tmp_path):
+    meant = segmentation()
+    ome_zarr.write_segmentation(meant, tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr/labels/organs", mode="a")
+    part = dict(group.attrs["ome"])
+    part["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"] = [6.0, 1.4, 1.6]
+    group.attrs["ome"] = part
+    found = ome_zarr.read_segmentation(tmp_path / "a.zarr")
+    assert found.geometry.frame == "image"
+    assert found.geometry.spacing == pytest.approx((6.0, 1.4, 1.6))
+
+
+def test_series_of_bioformats2raw(tmp_path):
+    from ome_zarr.writer import write_image
+
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    root.attrs["bioformats2raw.layout"] = 3
+    root.create_group("OME")
+    for k in range(11):
+        write_image(
+            np.full((1, 1, 1, 6, 7 + k), k + 1, "uint8"), root.create_group(str(k)), axes="tczyx", scale_factors=[]
+        )
+    images = ome_zarr.read(tmp_path / "a.zarr")
+    assert [i.axes for i in images] == ["yx"] * 11
+    assert [int(i.levels[0][0, 0]) for i in images] == list(range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "expected"),
+    [
+        (["millimeter"] * 2, [2.0, 3.0], ((2.0, 3.0), "mm")),
+        (["nanometer"] * 2, [250.0, 250.0], ((0.25, 0.25), "um")),
+        (["micrometer", "nanometer"], [0.5, 250.0], ((0.5, 0.25), "um")),
+        (["meter"] * 2, [0.001, 0.001], ((1.0, 1.0), "mm")),
+        (["micrometer", None], [0.5, 0.5], (None, None)),
+        (["parsec"] * 2, [0.5, 0.5], (None, None)),
+    ],
+)
+def test_units(tmp_path, units, scale, expected):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", data=np.ones((5, 6), "u1"))
+    axes = [{"name": a, "type": "space"} | ({"unit": u} if u else {}) for a, u in zip("yx", units, strict=True)]
+    steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [10 * s for s in scale]}]
+    datasets = [{"path": "0", "coordinateTransformations": steps}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    geometry = ome_zarr.read(tmp_path / "a.zarr")[0].geometry
+    spacing, unit = expected
+    assert geometry.unit == unit
+    assert geometry.spacing == (pytest.approx(spacing) if spacing else None)
+    np.testing.assert_allclose(geometry.index_to_world((-10, -10)), 0, atol=1e-9)
+
+
+def test_transforms_of_the_whole_pyramid_follow_those_of_its_levels(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", data=np.ones((2, 5, 6), "u1"))
+    axes = [{"name": "t", "type": "time", "unit": "second"}, *({"name": a, "unit": "micrometer"} for a in "yx")]
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 0.5, 0.5]}]}]
+    whole = [{"type": "scale", "scale": [0.1, 1.0, 2.0]}, {"type": "translation", "translation": [0.0, 3.0, 4.0]}]
+    record = {"axes": axes, "datasets": datasets, "coordinateTransformations": whole}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [record]}
+    (image,) = ome_zarr.read(tmp_path / "a.zarr")
+    assert image.seconds_per_frame == pytest.approx(0.1)
+    assert image.geometry.spacing == pytest.approx((0.5, 1.0))
+    assert image.geometry.origin == pytest.approx((4.0, 3.0, 0.0))
+
+
+def test_plain_names_and_missing_axes_of_old_versions(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=np.ones((1, 2, 1, 5, 6), "u1"))
+    group.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}]}]
+    (image,) = ome_zarr.read(tmp_path / "a.zarr")
+    assert (image.axes, image.shape, image.geometry.unit) == ("yxc", (5, 6, 2), None)
+    group.attrs["multiscales"] = [{"version": "0.3", "datasets": [{"path": "0"}], "axes": list("tczyx")}]
+    assert ome_zarr.read(tmp_path / "a.zarr")[0].axes == "yxc"
+
+
+def test_the_command_of_ome_zarr_describes_our_store(tmp_path, capsys):
+    from ome_zarr.utils import info
+
+    ome_zarr.write_segmentation(segmentation(), tmp_path / "a.zarr")
+    list(info(str(tmp_path / "a.zarr")))
+    said = capsys.readouterr().out
+    assert "- version: 0.5" in said
+    assert "Label" in said
+    assert "(5, 20, 30)" in said
+
+
+def test_labels_can_replace_themselves(tmp_path):
+    """Read lazily from the store that is being replaced."""
+    ome_zarr.write_segmentation(segmentation(), tmp_path / "a.zarr")
+    lazy = ome_zarr.read_segmentation(tmp_path / "a.zarr")
+    ome_zarr.write_segmentation(lazy, tmp_path / "a.zarr", overwrite=True, ngff="0.4")
+    found = ome_zarr.read_segmentation(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(found.data, segmentation().data)
+    assert found.table == segmentation().table
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]

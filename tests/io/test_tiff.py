@@ -253,3 +253,61 @@ def test_damaged_private_record_is_said(tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", labels, ome=True, metadata=record)
         with pytest.raises(InputError, match=r"^a\.tif: its medseg annotation"):
             tiff.read_segmentation(tmp_path / "a.tif")
+
+
+# -- records of other programs -----------------------------------------------------------------------
+
+
+def test_aperio_description_in_a_tiff(tmp_path):
+    text = "Aperio Image Library v11\n64x64|AppMag = 40|MPP = 0.25"
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels((64, 64, 3)), photometric="rgb", tile=(32, 32), description=text, metadata=None
+    )
+    (image,) = tiff.read(tmp_path / "a.tif")
+    assert image.geometry.spacing == (0.25, 0.25)
+    assert (image.objective_power, image.modality) == (40.0, "SM")
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm"}, None),
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.4}, (0.4, 0.5)),
+        (
+            {"PhysicalSizeX": 3.0, "PhysicalSizeXUnit": "pixel", "PhysicalSizeY": 3.0, "PhysicalSizeYUnit": "pixel"},
+            None,
+        ),
+    ],
+)
+def test_partial_ome_spacing_is_unknown(tmp_path, record, expected):
+    tifffile.imwrite(tmp_path / "a.tif", pixels((20, 30)), ome=True, metadata={"axes": "YX", **record})
+    (image,) = tiff.read(tmp_path / "a.tif")
+    assert image.geometry.spacing == (pytest.approx(expected) if expected else None)
+    assert len(image.warnings) == ("PhysicalSizeX" in record and "PhysicalSizeY" not in record)
+
+
+def test_ome_with_two_images_keeps_each_ones_spacing(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        for k, step in enumerate((0.5, 2.0)):
+            record = {"axes": "YX", "PhysicalSizeX": step, "PhysicalSizeY": step}
+            writer.write(pixels((20 + k, 30)), metadata=record)
+    images = tiff.read(tmp_path / "a.ome.tif")
+    assert [i.geometry.spacing for i in images] == [(0.5, 0.5), (2.0, 2.0)]
+    with pytest.raises(InputError, match="holds 2 images"):
+        tiff.read_segmentation(tmp_path / "a.ome.tif")
+
+
+def test_ome_record_that_is_damaged_or_hostile(tmp_path):
+    good = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</OME>'
+    bomb = good.replace("<OME", '<!DOCTYPE x [<!ENTITY a "b">]><OME', 1)
+    for text in (bomb.format("&a;"), good.format("<Image>")):
+        tifffile.imwrite(tmp_path / "a.tif", pixels((20, 30)), description=text, metadata=None)
+        with pytest.raises(InputError, match=r"^a\.tif: "):
+            tiff.read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("photometric", ["cielab", "ycbcr"])
+def test_colours_that_are_not_converted_are_refused(tmp_path, photometric):
+    tifffile.imwrite(tmp_path / "a.tif", pixels((20, 30, 3)), photometric=photometric, metadata=None)
+    with pytest.raises(InputError, match="accepted are grey, RGB and CMYK"):
+        tiff.read(tmp_path / "a.tif")

@@ -336,8 +336,6 @@ def write_segmentation(
     InputError
         If the name is taken, or `image` does not lie on the labels' grid.
     """
-    if overwrite and path.is_dir():
-        _refuse_foreign(path)
     if image is not None and not image.geometry.is_close(segmentation.geometry):
         raise InputError(
             f"{path.name}: the image to copy does not lie on the labels' grid; choose the image they belong to."
@@ -381,12 +379,3 @@ def _safe_name(name: str) -> str:
     """A layer's name as the name of a group: other programs stumble over blanks and separators."""
     kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
     return kept or "labels"
-
-
-def _refuse_foreign(path: Path) -> None:
-    try:
-        ngff, private = metadata.split_attributes(zarr.open_group(path, mode="r").attrs.asdict())
-    except (FileNotFoundError, ValueError):
-        return
-    if "multiscales" in ngff and not private:
-        raise InputError(f"{path.name}: holds an image that the labels would replace; choose another name.")

@@ -94,7 +94,7 @@ class LabelStoreWriter:
         dtype
             An integer type that holds every id.
         overwrite
-            Whether a store of that name may be replaced.
+            Whether a label store of that name may be replaced; an image made by another program never is.
         ngff
             ``"0.5"`` (zarr v3) or ``"0.4"`` (zarr v2).
         chunks
@@ -114,6 +114,8 @@ class LabelStoreWriter:
             raise InputError(f"{path.name}: NGFF version {ngff!r} is not written; accepted are 0.4 and 0.5.")
         if not name or name.startswith((".", "_")) or set(name) & set('/\\:*?"<>|'):
             raise InputError(f"{path.name}: {name!r} is no name for a label image; use letters, digits, - and _.")
+        if overwrite and path.is_dir():
+            _refuse_foreign_image(path)
         stack = ExitStack()
         store = stack.enter_context(staged(path, overwrite=overwrite))
         try:
@@ -310,3 +312,12 @@ def _count(piece: npt.NDArray[Any], voxels: dict[int, int]) -> None:
     for label, number in zip(ids.tolist(), numbers.tolist(), strict=True):
         if label:
             voxels[label] = voxels.get(label, 0) + number
+
+
+def _refuse_foreign_image(path: Path) -> None:
+    try:
+        ngff, private = metadata.split_attributes(zarr.open_group(path, mode="r").attrs.asdict())
+    except (FileNotFoundError, ValueError):
+        return
+    if "multiscales" in ngff and not private:
+        raise InputError(f"{path.name}: holds an image that the labels would replace; choose another name.")

@@ -201,9 +201,11 @@ def write_segmentation(segmentation: Segmentation, path: Path, *, overwrite: boo
     with staged(path, overwrite=overwrite) as temporary:
         _write(segmentation, temporary, dtype)
         reopened = read_segmentation(temporary)
-        verify(segmentation, reopened, path.name)
-        # Windows does not rename open files
-        reopened.data.close()
+        try:
+            verify(segmentation, reopened, path.name)
+        finally:
+            # Windows neither renames nor removes open files
+            reopened.data.close()
 
 
 def _write(segmentation: Segmentation, path: Path, dtype: np.dtype[Any]) -> None:
