@@ -1,3 +1,4 @@
+import uuid
 import warnings
 from pathlib import Path
 
@@ -5,6 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from napari_medseg.case import InputError, MedicalImage, Modality
 from napari_medseg.io import dicom, open_images
@@ -54,6 +57,25 @@ def test_every_voxel_lies_where_itk_puts_it(tmp_path, name):
         point = [float(v) for v in world * (-1, -1, 1)]
         assert other.GetPixel(other.TransformPhysicalPointToIndex(point)) == values[z, y, x]
         np.testing.assert_allclose(to_itk(other.TransformPhysicalPointToContinuousIndex(point)), world, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(*[st.floats(-180, 180)] * 3),
+    st.tuples(*[st.floats(0.05, 5)] * 3),
+    st.tuples(*[st.floats(-500, 500)] * 3),
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)),
+)
+def test_any_grid_is_placed_as_the_standard_says(tmp_path, angles, spacing, origin, shape):
+    folder = tmp_path / str(uuid.uuid4())
+    turned = np.round(rotation(angles)[:, :2].T.ravel(), 8)
+    write_series(folder, volume(*shape), tuple(turned), spacing[:2], spacing[2], origin)
+    image = opened(folder)
+    row, column = turned.reshape(2, 3)
+    for z, y, x in np.ndindex(shape):
+        lps = np.array(origin) + x * spacing[1] * row + y * spacing[0] * column + z * spacing[2] * np.cross(row, column)
+        np.testing.assert_allclose(image.geometry.index_to_world((z, y, x)), lps * (-1, -1, 1), atol=1e-5)
+        assert image.levels[0][z, y, x] == 100 * z + 10 * y + x - 1024
 
 
 def test_what_the_standard_says_about_one_voxel(tmp_path):
@@ -142,11 +164,26 @@ def test_wholly_uneven_slices_are_refused_with_their_positions(tmp_path):
         dicom.read(write_series(tmp_path, volume(9), heights=heights))
 
 
-def test_positions_rounded_by_the_scanner_are_even(tmp_path):
-    images = dicom.read(write_series(tmp_path, volume(9), heights=[round(k * 1.3333, 1 + (k > 4)) for k in range(9)]))
-    assert sum(i.shape[0] for i in images) == 9
-    exact = opened(write_series(tmp_path / "b", volume(9), heights=[round(k * 2.3333, 2) for k in range(9)]))
-    assert exact.shape[0] == 9
+@pytest.mark.parametrize(("step", "digits", "said"), [(0.625, 1, True), (2.3333, 2, False), (1.3333, 1, True)])
+def test_positions_rounded_by_the_scanner_are_even(tmp_path, step, digits, said):
+    image = opened(write_series(tmp_path, volume(9), heights=[round(k * step, digits) for k in range(9)]))
+    assert image.shape[0] == 9
+    assert image.geometry.spacing[0] == pytest.approx(round(8 * step, digits) / 8)
+    assert any("away from even spacing" in w for w in image.warnings) == said
+
+
+@pytest.mark.parametrize("count", [4, 30])
+@pytest.mark.parametrize("missing", [1, -2])
+def test_one_missing_slice_is_found_wherever_it_is(tmp_path, count, missing):
+    heights = [float(k) for k in range(count + 1)]
+    del heights[missing]
+    images = dicom.read(write_series(tmp_path, volume(count), heights=heights))
+    assert len(images) == 2
+    assert sum(i.shape[0] for i in images) == count
+    for image in images:
+        for z in range(image.shape[0]):
+            slice_number = int(image.levels[0][z, 0, 0] + 1024) // 100
+            assert image.geometry.index_to_world((z, 0, 0))[2] == pytest.approx(30 + heights[slice_number])
 
 
 def test_tilted_gantry_is_kept_as_shear_and_said(tmp_path):
@@ -221,7 +258,13 @@ def test_slices_at_one_place_that_nothing_tells_apart(tmp_path):
     image_folder = write_series(tmp_path, volume(), heights=[0, 2.5, 5, 5, 7.5])
     image = opened(image_folder)
     assert image.shape[0] == 4
-    assert any("one place, at 35 mm" in w for w in image.warnings)
+    assert any("one plane, at 35 mm" in w for w in image.warnings)
+
+
+def test_slices_side_by_side_in_one_plane_are_no_volume(tmp_path):
+    image = opened(write_series(tmp_path, volume(3), heights=[0, 0, 0], shear=(50, 0, 0), shuffle=False))
+    assert image.shape[0] == 1
+    assert any("one plane, at 30 mm" in w for w in image.warnings)
 
 
 def test_a_cut_slice_is_a_gap_not_a_shift(tmp_path):
@@ -238,6 +281,31 @@ def test_slices_without_places_are_piled_up_and_said(tmp_path):
     assert image.shape == (5, 6, 8)
     assert image.geometry.spacing is None
     assert any("no positions" in w for w in image.warnings)
+
+
+def test_compressed_and_plain_slices_of_one_series_make_one_volume(tmp_path):
+    from pydicom.pixels import compress
+    from pydicom.uid import RLELossless
+
+    folder = write_series(tmp_path, volume(), shuffle=False)
+    data = pydicom.dcmread(folder / "f002.dcm")
+    compress(data, RLELossless, generate_instance_uid=False)
+    data.BitsStored, data.HighBit = 12, 11
+    data.save_as(folder / "f002.dcm")
+    np.testing.assert_array_equal(np.asarray(opened(folder).levels[0]), volume().astype(int) - 1024)
+
+
+def test_many_threads_decode_at_once_and_leave_pydicom_as_it_was(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pydicom import config
+
+    before = config.settings.reading_validation_mode
+    image = opened(write_series(tmp_path, volume(12)))
+    with ThreadPoolExecutor(4) as pool:
+        planes = list(pool.map(lambda k: np.asarray(image.levels[0][k]), range(12)))
+    np.testing.assert_array_equal(np.stack(planes), volume(12).astype(int) - 1024)
+    assert config.settings.reading_validation_mode == before
 
 
 # -- multi-frame --------------------------------------------------------------------------------
@@ -263,6 +331,12 @@ def test_enhanced_time_points(tmp_path):
     image = opened(tmp_path / "e.dcm")
     assert image.shape == (2, 5, 6, 8)
     np.testing.assert_array_equal(np.asarray(image.levels[0])[1], (volume() + 1000) * 2 - 5)
+
+
+def test_frames_without_a_description_are_refused(tmp_path):
+    data = enhanced(volume(), [0, 1, 2, 3])
+    with pytest.raises(InputError, match=r"^e.dcm: describes 4 frames but holds 5"):
+        dicom.read(save(data, tmp_path / "e.dcm"))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +389,24 @@ def test_detector_spacing_is_not_the_patients(tmp_path):
 def test_inverted_brightness_is_said(tmp_path):
     picture = dataset(volume(1)[0], modality="CR", PhotometricInterpretation="MONOCHROME1")
     assert any("MONOCHROME1" in w for w in opened(save(picture, tmp_path / "a.dcm")).warnings)
+
+
+def test_slides_go_to_the_slide_reader(tmp_path, monkeypatch):
+    from napari_medseg.case import Geometry
+    from napari_medseg.io import wsi
+
+    asked = []
+
+    def slide(path):
+        asked.append(path)
+        return [MedicalImage((np.zeros((4, 4, 3), np.uint8),), "yxc", Geometry.from_spacing((4, 4), None))]
+
+    monkeypatch.setattr(wsi, "read", slide)
+    for name in ("a.dcm", "b.dcm"):
+        tiles = np.zeros((2, 4, 4, 3), np.uint8)
+        save(dataset(tiles, "1.2.840.10008.5.1.4.1.1.77.1.6", "SM"), tmp_path / name)
+    assert opened(tmp_path).identifiers_present
+    assert asked == [tmp_path / "a.dcm"]
 
 
 def test_modality_lookup_table(tmp_path):

@@ -144,10 +144,13 @@ def test_slicer_sees_names_and_colours(tmp_path):
 
 def test_slicers_own_names_are_read(tmp_path):
     keys = ["Segment0_Name:=kidney", "Segment0_LabelValue:=2", "Segment0_Color:=1 0.5 0", "Segment1_Name:=rib"]
+    entry = "General list~SCT^123037004^Anatomical Structure~SCT^64033007^Kidney~^^~Other list~^^~^^|"
+    keys.append(f"Segment0_Tags:=Segmentation.Status:inprogress|TerminologyEntry:{entry}")
     nrrd(tmp_path / "s.seg.nrrd", np.array([[[0, 1], [2, 2]]]), *LPS, *keys, "Segment1_LabelValue:=1")
     labels = open_segmentation(tmp_path / "s.seg.nrrd")
     assert {e.id: e.name for e in labels.table} == {2: "kidney", 1: "rib"}
     assert labels.table.colour(2) == (255, 128, 0)
+    assert {e.id: e.terminology for e in labels.table} == {2: ("SCT", "64033007", "Kidney"), 1: None}
 
 
 def test_overlapping_segments_are_refused(tmp_path):

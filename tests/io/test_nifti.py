@@ -394,3 +394,85 @@ def test_an_existing_file_is_kept_unless_told(tmp_path):
     nifti.write_segmentation(segmentation(AFFINES["axial"]), path, overwrite=True)
     assert open_images(path)[0].shape == (5, 6, 9)
     assert [p.name for p in tmp_path.iterdir()] == ["l.nii"]
+
+
+# -- headers that are wrong in one place --------------------------------------------------------
+
+
+def patched(path, at, content):
+    raw = bytearray(save(path, np.ones((3, 4, 5), np.int16), AFFINES["axial"]).read_bytes())
+    raw[at : at + len(content)] = content
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("at", "content", "words"),
+    [
+        (70, np.array([9999], "<i2").tobytes(), "unknown kind"),
+        (112, np.array([2.0, np.nan], "<f4").tobytes(), "intercept"),
+        (42, np.array([0], "<i2").tobytes(), "shape"),
+        (42, np.array([-4], "<i2").tobytes(), "shape"),
+        (42, np.array([4000], "<i2").tobytes(), "cut short"),
+        (344, b"oops", "unknown kind"),
+    ],
+)
+def test_one_wrong_field_is_one_sentence(tmp_path, at, content, words):
+    with pytest.raises(InputError, match=f"^v.nii: .*{words}") as caught:
+        nifti.read(patched(tmp_path / "v.nii", at, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_unit_code_is_an_unknown_unit(tmp_path):
+    image = opened(patched(tmp_path / "v.nii", 123, b"\x07"))
+    assert any("millimetres are assumed" in w for w in image.warnings)
+
+
+def test_damaged_qform_is_left_out(tmp_path):
+    image = opened(patched(tmp_path / "v.nii", 256, np.array([9.0, 9.0, 9.0], "<f4").tobytes()))
+    np.testing.assert_allclose(image.geometry.xyz_affine, AFFINES["axial"], atol=1e-5)
+    assert any("qform" in w for w in image.warnings)
+
+
+def test_identity_at_the_origin_is_doubted(tmp_path):
+    image = opened(save(tmp_path / "v.nii", np.ones((3, 4, 5), np.int16), np.eye(4)))
+    assert any("exactly 1 mm" in w for w in image.warnings)
+
+
+def test_all_nan_is_found_without_reading_a_large_file_twice(tmp_path, monkeypatch):
+    from napari_medseg.io import stored
+
+    monkeypatch.setattr(stored, "_FULL_CHECK_BYTES", 10)
+    data = np.ones((4, 5, 6), np.float32)
+    data[:, :, 3] = np.nan
+    assert any("NaN" in w for w in opened(save(tmp_path / "v.nii", data, AFFINES["axial"])).warnings)
+
+
+def test_compressed_volumes_are_kept_only_within_bounds(tmp_path, monkeypatch):
+    from napari_medseg.io import stored
+
+    monkeypatch.setattr(stored, "_KEPT_BYTES", 200)
+    stored._kept.clear()
+    images = [
+        opened(save(tmp_path / f"{k}.nii.gz", np.full((3, 4, 5), k, np.int16), AFFINES["axial"])) for k in range(3)
+    ]
+    for k in (0, 1, 2, 0):
+        assert int(images[k].levels[0][0, 0, 0]) == k
+        assert len(stored._kept) == 1
+
+
+def test_a_damaged_record_of_names_is_one_sentence(tmp_path):
+    nifti.write_segmentation(segmentation(AFFINES["axial"]), tmp_path / "l.nii", overwrite=False)
+    raw = (tmp_path / "l.nii").read_bytes()
+    (tmp_path / "l.nii").write_bytes(raw.replace(b'"colour"', b'"collar"'))
+    with pytest.raises(InputError, match=r"^l.nii: the record of label names"):
+        nifti.read_segmentation(tmp_path / "l.nii")
+
+
+def test_arrays_can_be_sent_to_other_processes(tmp_path):
+    import pickle
+
+    for ending in (".nii", ".nii.gz"):
+        image = opened(save(tmp_path / f"v{ending}", np.arange(60, dtype=np.int16).reshape(3, 4, 5), AFFINES["axial"]))
+        again = pickle.loads(pickle.dumps(image.levels[0]))
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(image.levels[0]))

@@ -6,7 +6,7 @@ Slices are ordered and spaced by their positions. Patient identifiers are notice
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ def _images(headers: list[Header], name: str) -> list[MedicalImage]:
     if headers[0].is_slide:
         from napari_medseg.io import wsi
 
-        return list(wsi.read(headers[0].path))
+        known = any(identifiers_present(h.data) for h in headers)
+        slides = wsi.read(headers[0].path)
+        return [replace(s, identifiers_present=s.identifiers_present or known) for s in slides]
     by_path = {h.path: h for h in headers}
     placed: dict[tuple[Any, ...], list[Plane]] = defaultdict(list)
     flat: list[tuple[Header, list[Plane]]] = []
@@ -119,24 +121,21 @@ def _images(headers: list[Header], name: str) -> list[MedicalImage]:
             placed[_coding(header)] += planes
         else:
             flat.append((header, planes))
-    images = []
+    images: list[MedicalImage] = []
     for planes in placed.values():
         label = f"{name}: series {int(number(by_path[planes[0].path].data, 'SeriesNumber') or 0)}"
-        for stack in stacks_of(planes, name if len(headers) == 1 else label):
-            header = by_path[stack.planes[0][0].path]
-            images.append(_image(header, stack, "tzyx" if len(stack.planes) > 1 else "zyx", stack.suffix))
-    for header, pile in _piles(flat):
-        images.append(_image(header, pile, pile.axes, ""))
-    return images
+        stacks = stacks_of(planes, name if len(headers) == 1 else label)
+        images += [_image(by_path, s, "tzyx" if len(s.planes) > 1 else "zyx", s.suffix) for s in stacks]
+    return images + [_image(by_path, pile, pile.axes, "") for pile in _piles(flat)]
 
 
 def _coding(header: Header) -> tuple[Any, ...]:
-    """What frames of one array must share."""
-    keys = ("BitsAllocated", "BitsStored", "PixelRepresentation", "SamplesPerPixel")
-    return (header.transfer_syntax, header.photometric, *(number(header.data, k) for k in keys))
+    """What the frames of one array must share."""
+    return (header.photometric, header.is_colour, header.float_bits, bool(items(header.data, "ModalityLUTSequence")))
 
 
-def _image(header: Header, stack: Stack | _Flat, axes: str, suffix: str) -> MedicalImage:
+def _image(headers: Mapping[Path, Header], stack: Stack | _Flat, axes: str, suffix: str) -> MedicalImage:
+    header = headers[stack.planes[0][0].path]
     axes += "c" if header.is_colour else ""
     array = FrameArray(stack.planes, axes, header, value_dtype(header, stack.planes))
     # an unknown compression or damaged pixels should be known now, not at the first slice
@@ -160,7 +159,7 @@ def _image(header: Header, stack: Stack | _Flat, axes: str, suffix: str) -> Medi
         channels=("red", "green", "blue") if header.is_colour else (),
         seconds_per_frame=stack.seconds_per_frame,
         details=facts,
-        identifiers_present=identifiers_present(header.data),
+        identifiers_present=any(identifiers_present(headers[p].data) for p in paths),
         warnings=(*stack.warnings, *notes),
     )
 
@@ -186,30 +185,30 @@ def _meaning(header: Header, planes: Sequence[Sequence[Plane]]) -> tuple[Intensi
 # -- frames without a place ---------------------------------------------------------------------
 
 
-def _piles(flat: Iterable[tuple[Header, list[Plane]]]) -> list[tuple[Header, _Flat]]:
+def _piles(flat: Iterable[tuple[Header, list[Plane]]]) -> list[_Flat]:
     """Clips and pictures one by one; slices of a scanner that lost their places as one pile."""
-    found: list[tuple[Header, _Flat]] = []
+    found: list[_Flat] = []
     lost: dict[tuple[Any, ...], list[tuple[Header, Plane]]] = defaultdict(list)
     for header, planes in flat:
         if len(planes) == 1 and text(header.data, "Modality") in _STACKED_WITHOUT_PLACE:
             lost[(planes[0].shape, *_coding(header))].append((header, planes[0]))
         elif len(planes) == 1:
             geometry, notes = _picture_geometry(header, planes[0])
-            found.append((header, _Flat(((planes[0],),), geometry, "yx", None, tuple(notes))))
+            found.append(_Flat(((planes[0],),), geometry, "yx", None, tuple(notes)))
         else:
             geometry, notes = _picture_geometry(header, planes[0])
             clip = tuple((plane,) for plane in planes)
-            found.append((header, _Flat(clip, geometry, "tyx", _frame_seconds(header), tuple(notes))))
+            found.append(_Flat(clip, geometry, "tyx", _frame_seconds(header), tuple(notes)))
     for members in lost.values():
         members.sort(key=lambda m: m[1].instance)
         header, first = members[0]
         geometry, notes = _picture_geometry(header, first)
         if len(members) == 1:
-            found.append((header, _Flat(((first,),), geometry, "yx", None, tuple(notes))))
+            found.append(_Flat(((first,),), geometry, "yx", None, tuple(notes)))
             continue
         grid = Geometry.from_spacing((len(members), *first.shape), None)
         note = "The slices have no positions: they are piled up by number; order, spacing and orientation are unknown."
-        found.append((header, _Flat((tuple(p for _, p in members),), grid, "zyx", None, (note,))))
+        found.append(_Flat((tuple(p for _, p in members),), grid, "zyx", None, (note,)))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import InputError
-from napari_medseg.io.dicom_header import DAMAGE, DEFLATED, Header, items, number, quietly
+from napari_medseg.io.dicom_header import DAMAGE, DEFLATED, Header, items, quietly
 from napari_medseg.io.dicom_planes import Plane
 from napari_medseg.io.lazy import AnyArray, LazyArray
 
@@ -39,7 +39,6 @@ class FrameArray(LazyArray):
         self.planes = tuple(tuple(moment) for moment in planes)
         self.axes = axes
         self.colour = "c" in axes
-        self.transfer_syntax = header.transfer_syntax
         self.lookup = header.photometric == "PALETTE COLOR" or bool(items(header.data, "ModalityLUTSequence"))
 
     def _read(self, region: tuple[slice, ...]) -> AnyArray:
@@ -60,7 +59,7 @@ class FrameArray(LazyArray):
         InputError
             If the frame cannot be decoded.
         """
-        pixels = decode(plane.path, plane.frame, self.transfer_syntax, self.lookup)
+        pixels = decode(plane.path, plane.frame, plane.transfer_syntax, self.lookup)
         expected = (*plane.shape, 3) if self.colour else plane.shape
         if pixels.shape != expected:
             raise InputError(
@@ -86,17 +85,18 @@ def decode(path: Path, frame: int, transfer_syntax: str, lookup: bool) -> AnyArr
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     try:
-        with quietly():
-            if transfer_syntax == DEFLATED:
+        if transfer_syntax == DEFLATED:
+            with quietly():
                 pixels = pixel_array(dcmread(path, force=True), index=frame)
-            else:
-                pixels = _compressed_or_plain(path, frame, transfer_syntax)
-            if lookup:
+        else:
+            pixels = _compressed_or_plain(path, frame, transfer_syntax)
+        if lookup:
+            with quietly():
                 head = dcmread(path, stop_before_pixels=True, force=True)
-                if head.PhotometricInterpretation == "PALETTE COLOR":
-                    pixels = _eight_bits(apply_color_lut(pixels, head))
-                else:
-                    pixels = apply_modality_lut(pixels, head)
+            if head.PhotometricInterpretation == "PALETTE COLOR":
+                pixels = _eight_bits(apply_color_lut(pixels, head))
+            else:
+                pixels = apply_modality_lut(pixels, head)
     except (OSError, RuntimeError, MemoryError, *DAMAGE) as error:
         raise InputError(
             f"{path.name}: the pixels of frame {frame + 1} cannot be decoded, the file is damaged or its compression "
@@ -138,25 +138,19 @@ def _eight_bits(colours: AnyArray) -> AnyArray:
 
 def value_dtype(header: Header, planes: Sequence[Sequence[Plane]]) -> np.dtype[Any]:
     """The smallest type that holds every value the header allows, integers where scaling allows."""
-    allocated = int(number(header.data, "BitsAllocated") or 16)
-    size = max(8, allocated)
+    flat = [plane for moment in planes for plane in moment]
+    native = np.result_type(*{plane.stored_dtype for plane in flat})
     if header.is_colour:
-        return np.dtype(np.uint8 if header.photometric == "PALETTE COLOR" else f"u{size // 8}")
-    if header.float_bits:
-        return np.dtype(f"f{header.float_bits // 8}")
+        return np.dtype(np.uint8) if header.photometric == "PALETTE COLOR" else native
     if items(header.data, "ModalityLUTSequence"):
         return np.dtype(np.float32)
-    signed = number(header.data, "PixelRepresentation") == 1
-    native = np.dtype(f"{'i' if signed else 'u'}{size // 8}")
-    scales = {(p.slope, p.intercept) for moment in planes for p in moment} - {(None, None)}
-    if not scales or scales == {(1.0, 0.0)}:
+    scales = {(p.slope, p.intercept, p.stored_range) for p in flat}
+    if native.kind == "f" or all(slope in (None, 1.0) and not intercept for slope, intercept, _ in scales):
         return native
-    stored = int(number(header.data, "BitsStored") or allocated)
-    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
-    pairs = [(1.0 if slope is None else slope, intercept or 0.0) for slope, intercept in scales]
-    if any(not float(v).is_integer() for pair in pairs for v in pair):
-        return np.dtype(np.float32 if stored <= 16 else np.float64)
-    ends = [int(slope * v + intercept) for slope, intercept in pairs for v in (low, high)]
+    values = [(1.0 if slope is None else slope, intercept or 0.0, ends) for slope, intercept, ends in scales]
+    if any(not slope.is_integer() or not intercept.is_integer() for slope, intercept, _ in values):
+        return np.dtype(np.float32 if max(high for _, _, (_, high) in values) < 2**16 else np.float64)
+    ends = [int(slope * v + intercept) for slope, intercept, limits in values for v in limits]
     for name in ("u1", "i2", "u2", "i4", "i8"):
         if np.iinfo(name).min <= min(ends) and max(ends) <= np.iinfo(name).max:
             return np.dtype(name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from napari_medseg.case import InputError, Modality
 
@@ -26,6 +30,7 @@ _KINDS = {
 _MPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_TAGS = {(0x7FE0, 0x0008): 32, (0x7FE0, 0x0009): 64, (0x7FE0, 0x0010): None}
+_quiet = threading.RLock()
 _UNDEFINED = 0xFFFFFFFF
 _ACCEPTED = "accepted are DICOM images such as CT, MR or ultrasound"
 
@@ -100,6 +105,20 @@ class Header:
         return int(number(self.data, "SamplesPerPixel") or 1) == 3 or self.photometric == "PALETTE COLOR"
 
     @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of one decoded sample."""
+        if self.float_bits:
+            return np.dtype(f"f{self.float_bits // 8}")
+        size = max(8, int(number(self.data, "BitsAllocated") or 16))
+        return np.dtype(f"{'i' if number(self.data, 'PixelRepresentation') == 1 else 'u'}{size // 8}")
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """Smallest and largest number that the stored bits can hold."""
+        bits = int(number(self.data, "BitsStored") or number(self.data, "BitsAllocated") or 16)
+        return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.stored_dtype.kind == "i" else (0, 2**bits - 1)
+
+    @property
     def modality(self) -> Modality:
         """The modality, `Modality.OT` for all that have no meaning of their own here."""
         return _MODALITIES.get(text(self.data, "Modality"), Modality.OT)
@@ -109,12 +128,13 @@ class Header:
 
 
 def numbers(data: Any, keyword: str) -> tuple[float, ...]:
-    """All numbers of an element; empty if it is missing, empty or not numeric."""
+    """All numbers of an element; empty if it is missing, empty or not all finite numbers."""
     try:
         value = data.get(keyword)
         if value is None or value == "":
             return ()
-        return tuple(float(v) for v in ([value] if isinstance(value, (str, int, float)) else value))
+        found = tuple(float(v) for v in ([value] if isinstance(value, (str, int, float)) else value))
+        return found if all(math.isfinite(v) for v in found) else ()
     except DAMAGE:
         return ()
 
@@ -148,7 +168,8 @@ def quietly() -> Iterator[None]:
     """Without pydicom's warnings: they quote values, which may identify a patient."""
     from pydicom.config import disable_value_validation
 
-    with disable_value_validation(), warnings.catch_warnings():
+    # both are settings of the whole process: two threads in here at once would restore each other's
+    with _quiet, disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_medseg.case import InputError
 from napari_medseg.case.geometry import FloatArray
 from napari_medseg.io.dicom_header import Header, items, number, numbers, text
 
@@ -58,6 +59,8 @@ class Plane:
         Slice thickness in millimetres; ``None`` if not recorded.
     slope, intercept
         ``value = slope * number + intercept``; ``None`` where the header gives none.
+    transfer_syntax, stored_dtype, stored_range
+        How the pixels are coded, the type of a decoded number, the smallest and largest there may be.
     marks
         What may tell this frame from others at the same place.
     """
@@ -74,6 +77,9 @@ class Plane:
     instance: int
     uid: str
     localizer: bool
+    transfer_syntax: str
+    stored_dtype: np.dtype[Any]
+    stored_range: tuple[int, int]
     marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,13 +90,21 @@ class Plane:
 
 
 def planes_of(header: Header) -> list[Plane]:
-    """Every frame of a file in its own order."""
+    """Every frame of a file in its own order.
+
+    Raises
+    ------
+    InputError
+        If the header describes another number of frames than the file holds.
+    """
     per_frame = items(header.data, "PerFrameFunctionalGroupsSequence")
     shared = items(header.data, "SharedFunctionalGroupsSequence")
+    if per_frame and len(per_frame) != header.frames:
+        raise InputError(
+            f"{header.path.name}: describes {len(per_frame)} frames but holds {header.frames}; export the file again."
+        )
     if per_frame:
-        return [_plane(header, k, _Groups(header.data, per_frame[k], shared)) for k in range(len(per_frame))][
-            : header.frames
-        ]
+        return [_plane(header, k, _Groups(header.data, own, shared)) for k, own in enumerate(per_frame)]
     groups = _Groups(header.data, None, shared)
     if header.frames > 1:
         groups.placed = False
@@ -130,6 +144,9 @@ def _plane(header: Header, frame: int, groups: _Groups) -> Plane:
         int(number(groups.data, "InstanceNumber") or 0),
         text(groups.data, "SOPInstanceUID"),
         "LOCALIZER" in kind.upper(),
+        header.transfer_syntax,
+        header.stored_dtype,
+        header.stored_range,
         _marks(groups),
     )
 

@@ -22,6 +22,8 @@ from napari_medseg.io.label_volumes import lps
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 1e-3
 _EVEN = 0.02
+# positions that were rounded when they were written; a missing slice is half a step off or more
+_ROUNDED = 0.1
 _LISTED = 8
 
 
@@ -111,11 +113,11 @@ def _told_apart(planes: list[Plane], name: str) -> list[Stack]:
     kept: list[Plane] = []
     doubled: list[float] = []
     for plane in sorted(planes, key=lambda p: (p.instance, p.frame)):
-        if any(_same_place(plane, other) for other in kept):
+        if any(_same_height(plane, other) for other in kept):
             doubled.append(_height(plane))
         else:
             kept.append(plane)
-    warning = f"Several slices lie at one place, at {_listed(doubled)}; the first by number was taken."
+    warning = f"Several slices lie in one plane, at {_listed(doubled)}; the first by number was taken."
     return [replace(s, warnings=(warning, *s.warnings)) for s in _even_stacks([kept], name)]
 
 
@@ -173,7 +175,12 @@ def _step_seconds(marks: tuple[str, ...], values: list[tuple[str, ...]]) -> floa
 
 def _crowded(planes: Sequence[Plane]) -> bool:
     ordered = _sorted(planes)
-    return any(_same_place(a, b) for a, b in pairwise(ordered))
+    return any(_same_height(a, b) for a, b in pairwise(ordered))
+
+
+def _same_height(one: Plane, other: Plane) -> bool:
+    """Whether two slices of one direction lie in one plane, where a stack can hold only one of them."""
+    return abs(_height(one) - _height(other)) < _SAME_PLACE_MM
 
 
 def _same_place(one: Plane, other: Plane) -> bool:
@@ -227,10 +234,18 @@ def _even_stacks(moments: list[list[Plane]], name: str, seconds: float | None = 
     return stacks
 
 
+def _unevenness(heights: FloatArray) -> float:
+    """How far the slices are from even spacing at most, as a part of the mean step."""
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    return float(np.abs(heights - even).max() / ((heights[-1] - heights[0]) / max(1, len(heights) - 1)))
+
+
 def _even_runs(heights: FloatArray) -> list[list[int]]:
     """Indices of slices in runs of even spacing, longest runs first served, returned in order."""
     count = len(heights)
     if count < 3:
+        return [list(range(count))]
+    if _unevenness(heights) <= _ROUNDED:
         return [list(range(count))]
     gaps = np.diff(heights)
     allowed = _EVEN * float(np.median(gaps)) + _SAME_PLACE_MM
@@ -259,6 +274,10 @@ def _geometry(planes: Sequence[Plane]) -> tuple[Geometry, list[str]]:
         warnings.append("The spacing of the pixels is not recorded; sizes are in voxels.")
     if len(planes) > 1:
         step = (last.position - first.position) / (len(planes) - 1)
+        heights = np.array([_height(p) for p in planes])
+        if (uneven := _unevenness(heights)) > _EVEN:
+            away = uneven * float(np.linalg.norm(step))
+            warnings.append(f"The positions of the slices are up to {away:.2g} mm away from even spacing.")
         warnings += _sideways(planes, step)
         if first.spacing is None:
             step = step / np.linalg.norm(step)

@@ -34,6 +34,8 @@ from napari_medseg.io.stored import (
 __all__ = ["read", "read_segmentation", "write_segmentation"]
 
 _EAGER_BYTES = 1 << 26
+# context, category, then the type of the segment: scheme, code, meaning
+_TERMINOLOGY = re.compile(r"TerminologyEntry:[^~|]*~[^~|]*~([^~^|]+)\^([^~^|]+)\^([^~^|]*)")
 _SEGMENT = re.compile(r"Segment(\d+)_(\w+)")
 
 
@@ -102,11 +104,13 @@ def _segment_names(keys: dict[str, str]) -> dict[int, Label]:
         value = segment.get("LabelValue", str(int(number) + 1)).strip()
         if not value.isdigit() or int(value) == 0 or not segment.get("Name", "").strip():
             continue
+        code = _TERMINOLOGY.search(segment.get("Tags", ""))
+        terminology = (code[1], code[2], code[3]) if code else None
         try:
             red, green, blue = (round(255 * min(1.0, max(0.0, float(v)))) for v in segment.get("Color", "").split())
-            names[int(value)] = Label(int(value), segment["Name"].strip(), (red, green, blue))
+            names[int(value)] = Label(int(value), segment["Name"].strip(), (red, green, blue), terminology)
         except ValueError:
-            names[int(value)] = Label(int(value), segment["Name"].strip())
+            names[int(value)] = Label(int(value), segment["Name"].strip(), terminology=terminology)
     return names
 
 
@@ -179,10 +183,10 @@ class _Unpack:
             parts = []
             for file in self.grid.files:
                 with self.open(file) as stream:
-                    parts.append(read_exactly(stream, each, file.name))
+                    parts.append(read_exactly(stream, each, file.name, last=True))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
         except OSError as error:
-            raise InputError(f"{self.name}: can no longer be read; was it moved?") from error
+            raise InputError(f"{self.name}: can no longer be read; it was moved after it was opened.") from error
 
     def _text(self) -> AnyArray:
         words = b""

@@ -68,6 +68,7 @@ def labels_of(image: MedicalImage, names: Mapping[int, Label], record: Mapping[s
         provenance = provenance.with_step(Step.now("import", format=image.source.format, **note))
     geometry, axes = _own_grid(image, record)
     if axes != image.axes:
+        data = data if isinstance(data, np.ndarray) else data.to_dask()
         data = data[..., 0, :, :]
     return Segmentation(data, geometry, table, provenance, name, axes, image.seconds_per_frame)
 

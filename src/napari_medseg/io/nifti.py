@@ -123,6 +123,7 @@ def _read_header(path: Path) -> _Header:
 
     import nibabel as nib
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
         stream, packed = _open(path)
@@ -144,7 +145,7 @@ def _read_header(path: Path) -> _Header:
         raise InputError(
             f"{path.name}: no permission to read it; ask its owner or copy it to a folder of yours."
         ) from error
-    except (HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
         raise InputError(f"{path.name}: the NIfTI header is damaged or of an unknown kind; export it again.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path.name}: the file is cut short or damaged; copy or export it again.") from error
@@ -163,10 +164,10 @@ class _Unpack:
         try:
             stream, _ = _open(self.path)
         except OSError as error:
-            raise InputError(f"{self.path.name}: can no longer be read; was it moved?") from error
+            raise InputError(f"{self.path.name}: can no longer be read; it was moved after it was opened.") from error
         with stream:
             read_exactly(stream, self.offset, self.path.name)
-            return read_exactly(stream, self.nbytes, self.path.name)
+            return read_exactly(stream, self.nbytes, self.path.name, last=True)
 
 
 # -- axes ---------------------------------------------------------------------------------------

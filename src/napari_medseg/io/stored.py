@@ -102,7 +102,9 @@ class RawVolume(StoredVolume):
         try:
             return np.memmap(self.path, self.layout.dtype, "r", self.offset, self.layout.shape)
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path.name}: can no longer be read; was it moved or cut short?") from error
+            raise InputError(
+                f"{self.path.name}: can no longer be read; it was moved or cut short after it was opened."
+            ) from error
 
 
 class PackedVolume(StoredVolume):
@@ -126,7 +128,7 @@ class PackedVolume(StoredVolume):
         try:
             stat = self.path.stat()
         except OSError as error:
-            raise InputError(f"{self.path.name}: can no longer be read; was it moved?") from error
+            raise InputError(f"{self.path.name}: can no longer be read; it was moved after it was opened.") from error
         return (str(self.path), stat.st_mtime_ns, stat.st_size, self.layout)
 
 
@@ -177,8 +179,8 @@ def warning_of_missing_values(volume: LazyArray, name: str) -> str | None:
     return "Some values are NaN or infinite; models read them as 0." if some else None
 
 
-def read_exactly(stream: Any, nbytes: int, name: str) -> npt.NDArray[np.uint8]:
-    """`nbytes` from an open (decompressing) stream.
+def read_exactly(stream: Any, nbytes: int, name: str, *, last: bool = False) -> npt.NDArray[np.uint8]:
+    """`nbytes` from an open (decompressing) stream; if they are the `last`, also compare its checksum.
 
     Raises
     ------
@@ -195,6 +197,9 @@ def read_exactly(stream: Any, nbytes: int, name: str) -> npt.NDArray[np.uint8]:
             if not got:
                 break
             done += got
+        # the checksum is compared only where the compressed data ends
+        while last and done == nbytes and stream.read(_CHUNK_BYTES):
+            pass
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{name}: the compressed data is damaged or cut short; copy or export it again.") from error
     except MemoryError as error:
@@ -222,8 +227,9 @@ def check_packed_length(path: Path, nbytes: int, open_stream: Callable[[], Any])
     left = nbytes
     with open_stream() as stream:
         while left:
+            step = min(_CHUNK_BYTES, left)
             try:
-                left -= len(read_exactly(stream, min(_CHUNK_BYTES, left), path.name))
+                left -= len(read_exactly(stream, step, path.name, last=step == left))
             except InputError:
                 raise InputError(
                     f"{path.name}: the file is cut short or damaged, the last {left} of {nbytes} bytes cannot all be "
