@@ -311,3 +311,17 @@ def test_colours_that_are_not_converted_are_refused(tmp_path, photometric):
     tifffile.imwrite(tmp_path / "a.tif", pixels((20, 30, 3)), photometric=photometric, metadata=None)
     with pytest.raises(InputError, match="accepted are grey, RGB and CMYK"):
         tiff.read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_one_strip_is_mapped_not_read_whole(tmp_path, byteorder):
+    array = pixels((3, 700, 900), byteorder + "u2")
+    tifffile.imwrite(tmp_path / "a.tif", array, byteorder=byteorder, metadata={"axes": "ZYX"})
+    (image,) = tiff.read(tmp_path / "a.tif")
+    assert image.levels[0].chunks == (1, 512, 512)
+    np.testing.assert_array_equal(image.levels[0], array)
+    np.testing.assert_array_equal(image.levels[0][1, 600:, ::-3], array[1, 600:, ::-3])
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(content[:-4000])
+    with pytest.raises(InputError, match=r"^b\.tif: "):
+        tiff.read(tmp_path / "b.tif")

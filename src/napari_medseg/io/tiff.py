@@ -140,9 +140,39 @@ def _zarr(series: tifffile.TiffPageSeries, level: int, path: Path) -> Any:
         raise InputError(f"{path.name}: holds {part.dtype} pixels; accepted are integers and floats.")
     _require_complete(part, path)
     try:
-        return zarr.open(series.aszarr(level=level), mode="r")
+        return _mapped(part) or zarr.open(series.aszarr(level=level), mode="r")
     except _UNREADABLE as error:
         raise refusal(path, _ACCEPTED) from error
+
+
+class _Mapped:
+    """Pixels that lie in the file as they are: mapped, because one strip may hold the whole picture."""
+
+    def __init__(self, pixels: np.memmap[Any, Any], chunks: tuple[int, ...]) -> None:
+        self._pixels, self.shape, self.dtype, self.ndim, self.chunks = (
+            pixels,
+            pixels.shape,
+            pixels.dtype,
+            pixels.ndim,
+            chunks,
+        )
+
+    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+        return np.array(self._pixels[index])
+
+
+def _mapped(part: tifffile.TiffPageSeries) -> _Mapped | None:
+    pages = [page for page in part.pages if page is not None]
+    if part.dataoffset is None or not pages[0].is_memmappable or len({id(page.parent) for page in pages}) > 1:
+        return None
+    file = pages[0].parent
+    pixels = np.memmap(
+        file.filehandle.path, part.dtype.newbyteorder(file.byteorder), "r", int(part.dataoffset), tuple(part.shape)
+    )
+    flat = [
+        _TILE if axis in "YX" else size if axis == "S" else 1 for axis, size in zip(part.axes, part.shape, strict=True)
+    ]
+    return _Mapped(pixels, tuple(flat))
 
 
 def _require_complete(part: Any, path: Path) -> None:
