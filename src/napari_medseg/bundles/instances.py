@@ -108,7 +108,10 @@ class Instancesd:
         for key in self.keys:
             maps = decoded[key]
             labels = self.decoder.decode(np.asarray(maps, dtype=np.float32))[None]
-            decoded[key] = torch.from_numpy(labels) if isinstance(maps, torch.Tensor) else labels
+            # a MetaTensor keeps what MONAI's writers need to know of the image
+            kept = {"meta": maps.meta} if hasattr(maps, "meta") else {}
+            tensor = torch.from_numpy(labels)
+            decoded[key] = type(maps)(tensor, **kept) if kept else tensor if torch.is_tensor(maps) else labels
         return decoded
 
 
