@@ -122,10 +122,11 @@ def endoscopy_clip(frames: int = 24, height: int = 240, width: int = 320) -> npt
 
 
 def _smooth_noise(height: int, width: int) -> npt.NDArray[np.float32]:
-    grain = np.random.default_rng(7).normal(size=(height, width)).astype(np.float32)
+    grain = np.random.default_rng(7).normal(size=(height, width))
     for axis in (0, 1):
-        grain = sum(np.roll(grain, shift, axis) for shift in range(-3, 4)) / 7  # type: ignore[assignment]
-    return grain / np.abs(grain).max()
+        grain = np.mean([np.roll(grain, shift, axis) for shift in range(-3, 4)], axis=0)
+    smooth: npt.NDArray[np.float32] = (grain / np.abs(grain).max()).astype(np.float32)
+    return smooth
 
 
 def _file(package: str, relative: str) -> Path:

@@ -286,6 +286,13 @@ def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress)
     return result.report.to_dict()
 
 
+def _answer_to(kind: str, arguments: list[Any], pixels: _Pixels, progress: Progress) -> Any:
+    if kind == "devices":
+        return _devices()
+    image, run = arguments
+    return _segment(image, run, pixels, progress)
+
+
 def _devices() -> DeviceChoices:
     import torch
 
@@ -337,13 +344,11 @@ def main(address: str) -> None:
                 kind, *arguments = events.recv()
                 progress = Progress(lambda status: events.send(("progress", status)))
                 follower = _follow(events, progress)
+                answer: tuple[str, Any]
                 try:
-                    if kind == "segment":
-                        answer = ("result", _segment(*arguments, pixels, progress))
-                    else:
-                        answer = ("result", _devices())
+                    answer = "result", _answer_to(kind, arguments, pixels, progress)
                 except Exception as error:  # noqa: BLE001 - every failure belongs to the parent, who shows it
-                    answer = ("error", _plain(error))
+                    answer = "error", _plain(error)
                 if kind == "segment":
                     pixels.end()
                 events.send(answer)

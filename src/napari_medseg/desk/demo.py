@@ -25,7 +25,8 @@ _LONGEST_SECONDS = 600.0
 def open_docks(viewer: napari.Viewer, front: str = "Segment") -> dict[str, Any]:
     """Case, Segment and Export as tabs on the right, `front` in front."""
     window = viewer.window
-    docks, widgets = {}, {}
+    docks: dict[str, Any] = {}
+    widgets: dict[str, Any] = {}
     for name in ("Case", "Segment", "Export"):
         docks[name], widget = window.add_plugin_dock_widget(_PLUGIN, name, tabify=bool(docks))
         # the tab would otherwise carry the plugin's name too, and cut both off

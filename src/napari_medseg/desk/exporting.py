@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from napari.layers import Labels, Layer
 
@@ -84,7 +84,7 @@ def export(layer: Labels, others: Iterable[Layer], order: Order, *, progress: Pr
         labels,
         order.path,
         overwrite=order.replace_existing,
-        ngff=cast(Literal["0.4", "0.5"], order.ngff),
+        ngff=order.ngff,
         image=image,
     )
     return order.path

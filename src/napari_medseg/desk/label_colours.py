@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 from napari_medseg.case import LabelTable
@@ -15,8 +14,8 @@ _INSTANCE_COLOURS = 40
 def colormap_of(table: LabelTable) -> CyclicLabelColormap | DirectLabelColormap:
     """Colours of the table: one for each class, or a cycle through the palette for objects."""
     if table.instances or not len(table):
-        colours = [(0.0, 0.0, 0.0, 0.0)]
-        colours += [(*(v / 255 for v in palette_colour(k)), 1.0) for k in range(1, _INSTANCE_COLOURS + 1)]
+        colours = [[0.0, 0.0, 0.0, 0.0]]
+        colours += [[*(v / 255 for v in palette_colour(k)), 1.0] for k in range(1, _INSTANCE_COLOURS + 1)]
         return CyclicLabelColormap(colors=np.array(colours, dtype=np.float32))
     direct = {label.id: np.array([*(v / 255 for v in label.colour), 1.0], dtype=np.float32) for label in table}
     # ids that the table does not list are grey rather than invisible
@@ -25,7 +24,7 @@ def colormap_of(table: LabelTable) -> CyclicLabelColormap | DirectLabelColormap:
     return DirectLabelColormap(color_dict=direct)
 
 
-def names_of(table: LabelTable, count: int = 0) -> pd.DataFrame:
+def names_of(table: LabelTable, count: int = 0) -> dict[str, list[int] | list[str]]:
     """The table that napari reads to name the label under the cursor.
 
     Parameters
@@ -34,4 +33,4 @@ def names_of(table: LabelTable, count: int = 0) -> pd.DataFrame:
         For instances, the number of objects: ids run from 1 to `count`.
     """
     ids = list(range(1, count + 1)) if table.instances else [label.id for label in table]
-    return pd.DataFrame({"index": [0, *ids], "structure": [table.name(i) for i in (0, *ids)]})
+    return {"index": [0, *ids], "structure": [table.name(i) for i in (0, *ids)]}

@@ -234,8 +234,9 @@ def segmentation(layer: Labels, images: Iterable[Layer] = ()) -> Segmentation:
             edited = record.checksum is not None and checksum_of(own) != record.checksum
             history = made.provenance.with_step(Step.now("edit", by="hand")) if edited else made.provenance
             return replace(made, data=own, geometry=geometry, provenance=history, name=layer.name)
-    like = _image_under(layer, images)
-    if like is not None:
+    # napari's own conversion from image to labels keeps the image's record
+    like = record if isinstance(record, ImageRecord) else _image_under(layer, images)
+    if like is not None and tuple(like.levels[0].shape)[: layer.ndim] == tuple(data.shape):
         placement, image = like.placement, like.image
         timed = image.axes.startswith("t")
         own = _turned(data, placement.axis_map.inverse(), int(timed))

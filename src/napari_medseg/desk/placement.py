@@ -2,8 +2,8 @@
 
 The viewer draws its last axis to the right and the one before it downwards. The patient frame therefore
 becomes ``(S, P, L)``: axial slices show anterior up and the patient's right on the left of the picture, as
-radiologists look at them. The image frame becomes ``(z, y, x)``. Grids are turned to those axes as views, so that a layer
-needs no more than a positive scale and a translation.
+radiologists look at them. The image frame becomes ``(z, y, x)``. Grids are turned to those axes as views, so
+that a layer needs no more than a positive scale and a translation.
 """
 
 from __future__ import annotations
