@@ -10,6 +10,7 @@ from PIL import Image
 
 from napari_medseg.case import Geometry, InputError, LabelTable, Provenance, Segmentation
 from napari_medseg.io import ome_zarr, open_images, open_segmentation, raster, tiff, video, write_segmentation, wsi
+from tests.io.picture_cases import aperio, clip
 
 RNG = np.random.default_rng(0)
 MODULES = {"png": raster, "jpg": raster, "bmp": raster, "tif": tiff, "svs": wsi, "mp4": video, "avi": video}
@@ -316,3 +317,51 @@ def test_flipped_bits_in_a_tile_are_refused(tmp_path):
     with pytest.raises(InputError, match="damaged") as message:
         image.levels[0][:]
     refused(message, "a.tif", tmp_path)
+
+
+# -- random damage -----------------------------------------------------------------------------------
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Cut short, some bytes changed, some header bytes changed, or a run of zeros."""
+    changed = bytearray(content)
+    kind = rng.integers(4)
+    if kind == 0:
+        return bytes(changed[: rng.integers(1, len(changed))])
+    if kind == 3:
+        at, length = int(rng.integers(len(changed))), int(rng.integers(1, 200))
+        changed[at : at + length] = bytes(min(length, len(changed) - at))
+        return bytes(changed)
+    reach = len(changed) if kind == 1 else min(400, len(changed))
+    for at in rng.integers(0, reach, rng.integers(1, 20)):
+        changed[at] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "kind", ["png", "jpg", "bmp", "tif", "zlib.tif", "labels.tif", "labels.png", "svs", "mp4", "avi"]
+)
+def test_random_damage_is_read_or_refused(tmp_path, kind):
+    whole, path = tmp_path / f"whole.{kind}", tmp_path / f"a.{kind}"
+    if kind.startswith("labels"):
+        labels = RNG.integers(0, 9, (64, 80)).astype("u2")
+        write_segmentation(Segmentation(labels, Geometry.from_spacing((64, 80), (1.0, 2.0), "mm")), whole)
+    elif kind == "svs":
+        aperio(whole)
+    elif kind in ("mp4", "avi"):
+        clip(whole, "libx264" if kind == "mp4" else "mpeg4", frames=14)
+    else:
+        picture(kind, tmp_path)
+    content = whole.read_bytes()
+    openers = [open_images] if kind in ("svs", "mp4", "avi") else [open_images, open_segmentation]
+    for seed in range(25):
+        path.write_bytes(damaged(content, np.random.default_rng(seed)))
+        for opener in openers:
+            try:
+                found = opener(path)
+                for array in [found.data] if isinstance(found, Segmentation) else [i.levels[-1] for i in found]:
+                    if np.prod(array.shape) < 1 << 24:
+                        assert np.asarray(array).shape == array.shape
+            except InputError as error:
+                assert str(error).startswith(path.name)
+                assert str(tmp_path) not in str(error)

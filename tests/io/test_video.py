@@ -2,7 +2,6 @@
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,37 +9,7 @@ import pytest
 
 from napari_medseg.case import InputError
 from napari_medseg.io import open_images, video
-
-FRAMES, HEIGHT, WIDTH = 61, 64, 96
-
-
-def picture(number: int) -> np.ndarray:
-    """A frame that shows its number: seven bits as black and white blocks of 16 pixels below a grey top."""
-    array = np.full((HEIGHT, WIDTH, 3), 128, "u1")
-    for bit in range(6):
-        array[32:, bit * 16 : bit * 16 + 16] = 255 if number >> bit & 1 else 0
-    return array
-
-
-def number_of(array: np.ndarray) -> int:
-    return sum(int(array[48, bit * 16 + 8].mean() > 128) << bit for bit in range(6))
-
-
-def clip(path, codec="libx264", times=None, frames=FRAMES, **options):
-    container = av.open(str(path), "w", options=options.pop("container", {}))
-    stream = container.add_stream(codec, rate=25, options=options)
-    stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, options.get("pix_fmt", "yuv420p")
-    stream.codec_context.gop_size = 12
-    if codec in ("libx264", "mpeg4"):
-        stream.codec_context.max_b_frames = 2
-    stream.codec_context.time_base = Fraction(1, 1000) if times else Fraction(1, 25)
-    for k in range(frames):
-        frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
-        frame.pts, frame.time_base = (times[k], Fraction(1, 1000)) if times else (k, Fraction(1, 25))
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-    container.close()
-
+from tests.io.picture_cases import FRAMES, HEIGHT, WIDTH, clip, number_of, picture
 
 CLIPS = [
     ("a.mp4", "libx264", {}),

@@ -10,39 +10,10 @@ import tifffile
 
 from napari_medseg.case import InputError
 from napari_medseg.io import open_images, wsi
+from tests.io.picture_cases import aperio, smooth
 
 SHARED = Path(__file__).parents[3] / "shared/data/wsi/CMU-1-Small-Region.svs"
 RNG = np.random.default_rng(0)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    """Colours that JPEG keeps within a few steps."""
-    y, x = np.mgrid[0:height, 0:width]
-    return np.stack([x * 200 // width, y * 200 // height, (x + y) * 100 // (height + width)], -1).astype("u1")
-
-
-def aperio(path: Path, mpp: str | None = "0.499", label: bool = False) -> np.ndarray:
-    """A small pyramid that looks like an Aperio slide."""
-    array = smooth(1100, 1500)
-    text = "Aperio Image Library v11\n1500x1100 (256x256) JPEG/RGB Q=90|AppMag = 20"
-    text += f"|MPP = {mpp}" if mpp else ""
-    options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None}
-    options["compressionargs"] = {"level": 95}
-    with tifffile.TiffWriter(path) as writer:
-        writer.write(array, description=text, **options)
-        writer.write(array[::4, ::4], photometric="rgb", compression="jpeg", rowsperstrip=16, metadata=None)
-        writer.write(np.ascontiguousarray(array[::4, ::4]), description=text, subfiletype=0, **options)
-        if label:
-            writer.write(
-                smooth(64, 96),
-                description="Aperio Image Library v11\nlabel 96x64",
-                subfiletype=1,
-                photometric="rgb",
-                compression="lzw",
-                rowsperstrip=64,
-                metadata=None,
-            )
-    return array
 
 
 def test_aperio_slide(tmp_path):

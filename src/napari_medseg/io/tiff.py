@@ -7,6 +7,7 @@ patient grid, names, colours, history) lies in a map annotation of our own withi
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,20 @@ from napari_medseg.io.tiff_metadata import PRIVATE, placement, private_record
 from napari_medseg.io.writing import staged, verify
 
 _ACCEPTED = "TIFF"
-_UNREADABLE = (tifffile.TiffFileError, ValueError, OSError, EOFError, KeyError, IndexError, TypeError, RuntimeError)
+# what tifffile raises for damaged tags, here and there
+_UNREADABLE = (
+    tifffile.TiffFileError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 # below this step in micrometres a colour pyramid is taken for a stained slide
 _SLIDE_STEP_UM = 5.0
@@ -54,6 +68,13 @@ def read(path: Path) -> list[MedicalImage]:
     InputError
         If the file is no TIFF, is damaged or cut short, or holds pixels or axes that mean nothing known.
     """
+    try:
+        return _images(path)
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+
+
+def _images(path: Path) -> list[MedicalImage]:
     file = _open(path)
     series = _series(file, path)
     return [_image(file, s, path, k if len(series) > 1 else None) for k, s in enumerate(series)]
@@ -67,6 +88,13 @@ def read_segmentation(path: Path) -> Segmentation:
     InputError
         If the file holds several images, colours or numbers that are no integers.
     """
+    try:
+        return _segmentation(path)
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+
+
+def _segmentation(path: Path) -> Segmentation:
     file = _open(path)
     series = _series(file, path)
     if len(series) != 1:
@@ -89,18 +117,12 @@ def read_segmentation(path: Path) -> Segmentation:
 
 def _open(path: Path) -> tifffile.TiffFile:
     require_file(path, _ACCEPTED)
-    try:
-        return tifffile.TiffFile(path)
-    except _UNREADABLE as error:
-        raise refusal(path, _ACCEPTED) from error
+    return tifffile.TiffFile(path)
 
 
 def _series(file: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
-    try:
-        found = [s for s in file.series if s.size and "Y" in s.axes and "X" in s.axes]
-        found = [s for s in found if not s.keyframe.is_reduced] or found
-    except _UNREADABLE as error:
-        raise refusal(path, _ACCEPTED) from error
+    found = [s for s in file.series if s.size and "Y" in s.axes and "X" in s.axes]
+    found = [s for s in found if not s.keyframe.is_reduced] or found
     if not found:
         raise refusal(path, _ACCEPTED)
     return found
@@ -139,10 +161,7 @@ def _zarr(series: tifffile.TiffPageSeries, level: int, path: Path) -> Any:
     if part.dtype is None or part.dtype.kind not in "uifb":
         raise InputError(f"{path.name}: holds {part.dtype} pixels; accepted are integers and floats.")
     _require_complete(part, path)
-    try:
-        return _mapped(part) or zarr.open(series.aszarr(level=level), mode="r")
-    except _UNREADABLE as error:
-        raise refusal(path, _ACCEPTED) from error
+    return _mapped(part) or zarr.open(series.aszarr(level=level), mode="r")
 
 
 class _Mapped:

@@ -94,6 +94,8 @@ def _frame_index(path: Path, modified: int, size: int) -> FrameIndex:
         if not container.streams.video:
             raise InputError(f"{path.name}: has no video track; accepted is {ACCEPTED}.")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise InputError(f"{path.name}: its video is packed in a way that is not known here; convert it to MP4.")
         packets: list[_Packet] = []
         try:
             packets.extend(
