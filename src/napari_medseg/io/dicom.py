@@ -24,6 +24,7 @@ from napari_medseg.io.dicom_header import (
     looks_like_dicom,
     number,
     numbers,
+    quietly,
     read_header,
     text,
 )
@@ -43,8 +44,14 @@ def read(path: Path) -> list[MedicalImage]:
     InputError
         If a single file cannot be used, or nothing in a folder can.
     """
-    if path.is_file() or not path.exists():
-        return _named(_images([read_header(path)], path.name))
+    # values are converted when they are asked for: all of it has to be quiet
+    with quietly():
+        if path.is_file() or not path.exists():
+            return _named(_images([read_header(path)], path.name))
+        return _read_folder(path)
+
+
+def _read_folder(path: Path) -> list[MedicalImage]:
     headers: list[Header] = []
     problems: list[InputError] = []
     for file in sorted(p for p in path.rglob("*") if p.is_file()):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import InputError
-from napari_medseg.io.dicom_header import DAMAGE, DEFLATED, Header, items, quietly
+from napari_medseg.io.dicom_header import DEFLATED, Header, damage, items, quietly
 from napari_medseg.io.dicom_planes import Plane
 from napari_medseg.io.lazy import AnyArray, LazyArray
 
@@ -97,7 +97,7 @@ def decode(path: Path, frame: int, transfer_syntax: str, lookup: bool) -> AnyArr
                 pixels = _eight_bits(apply_color_lut(pixels, head))
             else:
                 pixels = apply_modality_lut(pixels, head)
-    except (OSError, RuntimeError, MemoryError, *DAMAGE) as error:
+    except (OSError, RuntimeError, MemoryError, *damage()) as error:
         raise InputError(
             f"{path.name}: the pixels of frame {frame + 1} cannot be decoded, the file is damaged or its compression "
             "not what the header says; export it again, best uncompressed."

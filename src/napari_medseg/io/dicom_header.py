@@ -31,6 +31,7 @@ _MPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_TAGS = {(0x7FE0, 0x0008): 32, (0x7FE0, 0x0009): 64, (0x7FE0, 0x0010): None}
 _quiet = threading.RLock()
+_ALLOCATED = (1, 8, 16, 32, 64)
 _UNDEFINED = 0xFFFFFFFF
 _ACCEPTED = "accepted are DICOM images such as CT, MR or ultrasound"
 
@@ -52,9 +53,15 @@ _SHOWN = {
 }  # fmt: skip
 _MODALITIES = {m.value: m for m in Modality if m is not Modality.FL} | {"IVUS": Modality.US, "OPT": Modality.OP}
 
-# what pydicom raises when a value, or a whole file, is not what the standard promises
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, EOFError, OverflowError,
-          struct.error, UnicodeError, AssertionError)  # fmt: skip
+
+def damage() -> Any:
+    """What pydicom raises when a value, or a whole file, is not what the standard promises."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        BytesLengthException, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, IndexError,
+        NotImplementedError, EOFError, OverflowError, struct.error, AssertionError,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,13 +116,13 @@ class Header:
         """Type of one decoded sample."""
         if self.float_bits:
             return np.dtype(f"f{self.float_bits // 8}")
-        size = max(8, int(number(self.data, "BitsAllocated") or 16))
+        size = max(8, int(number(self.data, "BitsAllocated") or 0))
         return np.dtype(f"{'i' if number(self.data, 'PixelRepresentation') == 1 else 'u'}{size // 8}")
 
     @property
     def stored_range(self) -> tuple[int, int]:
         """Smallest and largest number that the stored bits can hold."""
-        bits = int(number(self.data, "BitsStored") or number(self.data, "BitsAllocated") or 16)
+        bits = int(number(self.data, "BitsStored") or number(self.data, "BitsAllocated") or 1)
         return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.stored_dtype.kind == "i" else (0, 2**bits - 1)
 
     @property
@@ -135,7 +142,7 @@ def numbers(data: Any, keyword: str) -> tuple[float, ...]:
             return ()
         found = tuple(float(v) for v in ([value] if isinstance(value, (str, int, float)) else value))
         return found if all(math.isfinite(v) for v in found) else ()
-    except DAMAGE:
+    except damage():
         return ()
 
 
@@ -150,7 +157,7 @@ def text(data: Any, keyword: str) -> str:
     try:
         value = data.get(keyword)
         return "" if value is None else str(value).strip()
-    except DAMAGE:
+    except damage():
         return ""
 
 
@@ -159,7 +166,7 @@ def items(data: Any, keyword: str) -> list[Any]:
     try:
         value = data.get(keyword)
         return [] if value is None else list(value)
-    except DAMAGE:
+    except damage():
         return []
 
 
@@ -193,7 +200,6 @@ def read_header(path: Path) -> Header:
         If it is no DICOM file, no image, or its pixels are missing, cut short or video.
     """
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     try:
         if not looks_like_dicom(path):
@@ -207,7 +213,7 @@ def read_header(path: Path) -> Header:
     except PermissionError as error:
         message = f"{path.name}: no permission to read it; ask its owner or copy it to a folder of yours."
         raise InputError(message) from error
-    except (OSError, InvalidDicomError, *DAMAGE) as error:
+    except (OSError, *damage()) as error:
         raise InputError(f"{path.name}: the DICOM header is damaged or cut short; export the file again.") from error
 
 
@@ -264,14 +270,21 @@ def _checked(path: Path, data: Any, stream: IO[bytes]) -> Header:
 
 
 def _measured(header: Header) -> Header:
+    name = header.path.name
     if header.rows < 1 or header.columns < 1:
-        raise InputError(f"{header.path.name}: gives no image size; {_ACCEPTED}.")
+        raise InputError(f"{name}: gives no image size; {_ACCEPTED}.")
+    allocated = number(header.data, "BitsAllocated")
+    stored = number(header.data, "BitsStored") or allocated
+    if allocated not in _ALLOCATED or stored is None or not 1 <= stored <= allocated:
+        raise InputError(f"{name}: gives {stored} of {allocated} bits a pixel; accepted are 8, 16, 32 or 64 bits.")
+    if (samples := number(header.data, "SamplesPerPixel") or 1) not in (1, 3):
+        raise InputError(f"{name}: gives {samples:g} numbers a pixel; accepted are 1 and 3 (red, green, blue).")
     return header
 
 
 def _native_bytes(header: Header) -> int:
     """Bytes that uncompressed pixels take."""
-    bits = int(number(header.data, "BitsAllocated") or 16)
+    bits = int(number(header.data, "BitsAllocated") or 0)
     samples = int(number(header.data, "SamplesPerPixel") or 1)
     pixels = header.rows * header.columns * header.frames
     if header.photometric == "YBR_FULL_422":

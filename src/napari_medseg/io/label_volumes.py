@@ -52,21 +52,21 @@ def labels_of(image: MedicalImage, names: Mapping[int, Label], record: Mapping[s
     data: Any = IntegerLabels(source, dtype)
     if data.nbytes <= _IN_MEMORY_BYTES:
         data = np.asarray(data)
-    record = record or {}
     table, provenance, name = _table(ids, many, names), Provenance(), image.name
+    geometry, axes = image.geometry, image.axes
     if record:
         try:
             table = LabelTable.from_dict(record["table"])
             provenance = Provenance.from_dict(record["provenance"])
             name = str(record["name"])
-        except (KeyError, TypeError, ValueError) as error:
+            geometry, axes = _own_grid(image, record)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(
                 f"{file}: the record of label names in it is damaged; remove the header's {RECORD_KEY} entry."
             ) from error
     else:
         note = {"converted_from": str(source.dtype)} if source.dtype.kind not in "ui" else {}
         provenance = provenance.with_step(Step.now("import", format=image.source.format, **note))
-    geometry, axes = _own_grid(image, record)
     if axes != image.axes:
         data = data if isinstance(data, np.ndarray) else data.to_dask()
         data = data[..., 0, :, :]
@@ -100,11 +100,11 @@ def _table(ids: set[int], many: bool, names: Mapping[int, Label]) -> LabelTable:
 
 def _own_grid(image: MedicalImage, record: Mapping[str, Any]) -> tuple[Geometry, str]:
     """The recorded grid if it still describes this file, else the file's: another program may have resampled it."""
-    try:
-        recorded = Geometry.from_dict(record["geometry"])
-        axes = str(record["axes"])
-    except (KeyError, TypeError, ValueError):
-        return image.geometry, image.axes
+    recorded, axes = Geometry.from_dict(record["geometry"]), str(record["axes"])
+    if recorded.unit not in ("mm", "um", None) or recorded.frame not in ("patient", "image"):
+        raise ValueError(f"unit {recorded.unit!r} or frame {recorded.frame!r}")
+    if axes not in (recorded.axes, f"t{recorded.axes}"):
+        raise ValueError(f"axes {axes!r}")
     expected = volume_geometry(recorded)
     if expected.shape != image.geometry.shape or ("t" in axes) != ("t" in image.axes):
         return image.geometry, image.axes
