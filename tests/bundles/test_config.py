@@ -33,6 +33,8 @@ def test_references_are_followed_into_lists_and_mappings():
         ("$True", True),
         ("$'text'", "text"),
         ("$'a/' + 'b'", "a/b"),
+        ("$[1.5, 1.5] if @n else [3.0, 3.0]", [1.5, 1.5]),
+        ("$1 if @n - 4 else 2", 2),
     ],
 )
 def test_arithmetic_is_worked_out(expression, value):
@@ -50,7 +52,7 @@ def test_arithmetic_is_worked_out(expression, value):
         "$torch.float32",
         "$import os",
         "$f'{@n}'",
-        "$1 if @n else 2",
+        "$1 if @n.real else 2",
         "$2 ** 99",
         "$@n[0]",
         "$" + "(" * 300 + "1" + ")" * 300,

@@ -1,7 +1,8 @@
 """Read a bundle's configuration without running anything it says.
 
 References (``"@name"``, ``"@name#key"``) are followed here. An expression (``"$..."``) is only accepted where it is
-a reference or plain arithmetic on numbers; anything else is refused, unless the user trusts exactly this bundle.
+a reference, plain arithmetic on numbers, or a choice between such; anything else is refused, unless the user trusts
+exactly this bundle.
 """
 
 from __future__ import annotations
@@ -200,6 +201,8 @@ def _is_arithmetic(tree: ast.AST, names: Mapping[str, Any]) -> bool:
     if isinstance(tree, ast.BinOp):
         known = type(tree.op) in _OPERATORS
         return known and _is_arithmetic(tree.left, names) and _is_arithmetic(tree.right, names)
+    if isinstance(tree, ast.IfExp):
+        return all(_is_arithmetic(part, names) for part in (tree.test, tree.body, tree.orelse))
     return False
 
 
@@ -212,6 +215,9 @@ def _arithmetic(tree: ast.AST, names: Mapping[str, Any], where: str) -> Any:
         return [_arithmetic(e, names, where) for e in tree.elts]
     if isinstance(tree, ast.UnaryOp):
         return _number(_OPERATORS[type(tree.op)], where, _arithmetic(tree.operand, names, where))
+    if isinstance(tree, ast.IfExp):
+        chosen = tree.body if _arithmetic(tree.test, names, where) else tree.orelse
+        return _arithmetic(chosen, names, where)
     assert isinstance(tree, ast.BinOp)
     left, right = _arithmetic(tree.left, names, where), _arithmetic(tree.right, names, where)
     return _number(_OPERATORS[type(tree.op)], where, left, right)

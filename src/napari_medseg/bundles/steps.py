@@ -163,19 +163,19 @@ def read_postprocessing(config: Config, out_channels: int) -> After:
         kind = _short_name(transform.target, _KNOWN_AFTER, name)
         if kind in _IGNORED_AFTER:
             continue
-        arguments = transform.arguments()
-        if kind == "Activations" and arguments.get("other") is None:
-            sigmoid, softmax = (_first(arguments.get(k, False)) for k in ("sigmoid", "softmax"))
-            activation = "sigmoid" if sigmoid else "softmax" if softmax else activation
-        elif kind == "AsDiscrete":
-            argmax = argmax or bool(_first(arguments.get("argmax", False)))
-            limit = _first(arguments.get("threshold"))
-            threshold = float(limit) if limit is not None else threshold
-        else:
+        arguments = transform.arguments() if kind in ("Activations", "AsDiscrete") else {"other": kind}
+        if arguments.get("other") is not None:
             raise InputError(
                 f"{name}: the postprocessing transform {transform.target} is not supported; supported are "
                 f"Activationsd with sigmoid or softmax, AsDiscreted with argmax or threshold, and {_INSTANCES}"
             )
+        if kind == "Activations":
+            sigmoid, softmax = (_first(arguments.get(k, False)) for k in ("sigmoid", "softmax"))
+            activation = "sigmoid" if sigmoid else "softmax" if softmax else activation
+        else:
+            argmax = argmax or bool(_first(arguments.get("argmax", False)))
+            limit = _first(arguments.get("threshold"))
+            threshold = float(limit) if limit is not None else threshold
     if argmax or instances is not None:
         threshold = None
     elif threshold is None and activation == "sigmoid":
