@@ -472,3 +472,22 @@ def test_labels_can_replace_themselves(tmp_path):
     np.testing.assert_array_equal(found.data, segmentation().data)
     assert found.table == segmentation().table
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("tyxc", (3, 20, 30, 3)), ("tzyxc", (2, 3, 9, 8, 4)), ("zyx", (5, 20, 30))]
+)
+@pytest.mark.parametrize("ngff", NGFFS)
+def test_images_of_any_axes_are_copied(tmp_path, axes, shape, ngff):
+    pixels = np.random.default_rng(0).normal(size=shape).astype("f4")
+    space = tuple(n for a, n in zip(axes, shape, strict=True) if a in "zyx")
+    geometry = oblique(space) if len(space) == 3 else Geometry.from_spacing(space, None)
+    image = MedicalImage(
+        (pixels,), axes, geometry, modality=Modality.MR, name="i", seconds_per_frame=0.5 if "t" in axes else None
+    )
+    ome_zarr.write_segmentation(Segmentation(blobs(space), geometry), tmp_path / "a.zarr", ngff=ngff, image=image)
+    (found,) = ome_zarr.read(tmp_path / "a.zarr")
+    assert (found.axes, found.modality, found.seconds_per_frame) == (axes, "MR", image.seconds_per_frame)
+    np.testing.assert_array_equal(found.levels[0], pixels)
+    np.testing.assert_allclose(found.geometry.affine, geometry.affine)
+    assert ome_zarr.read_segmentation(tmp_path / "a.zarr").geometry.is_close(found.geometry)

@@ -36,6 +36,7 @@ class Shrunk(LazyArray):
         shape = [-(-n // r) for n, r in zip(source.shape, self._ratio, strict=True)]
         chunks = [_CHUNK if a in "yx" else n if a == "c" else 1 for a, n in zip(axes, shape, strict=True)]
         self._kept: OrderedDict[tuple[int, ...], AnyArray] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
         super().__init__(shape, source.dtype, chunks)
 
@@ -63,9 +64,10 @@ class Shrunk(LazyArray):
         )
         piece = box_mean(self._source[part], self._ratio)
         with self._lock:
+            self._bytes += piece.nbytes - (self._kept[position].nbytes if position in self._kept else 0)
             self._kept[position] = piece
-            while sum(p.nbytes for p in self._kept.values()) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
+            while self._bytes > _KEPT_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return piece
 
 

@@ -199,6 +199,11 @@ def _require_complete(part: Any, path: Path) -> None:
     for page in part.pages[:_CHECKED_PAGES]:
         if page is None:
             raise InputError(f"{path.name}: some of its pages are missing; keep all files of the set together.")
+        pieces = int(np.prod(page.chunked))
+        if len(page.dataoffsets) < (1 if page.is_final else pieces):
+            raise InputError(
+                f"{path.name}: lists {len(page.dataoffsets)} of {pieces} pieces of its pixels; copy or export it again."
+            )
         ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
         if len(ends) and int(ends.max()) > page.parent.filehandle.size:
             raise InputError(f"{path.name}: the file is cut short, its last pixels are missing; copy it again.")
