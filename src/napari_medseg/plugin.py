@@ -41,13 +41,14 @@ def read(path: Paths) -> list[LayerData]:
     """
     from napari_medseg.case import InputError
     from napari_medseg.desk.layers import image_layers, labels_layer
-    from napari_medseg.io import open_images
+    from napari_medseg.io import open_images, open_segmentation
     from napari_medseg.io.formats import format_of
 
     paths = [Path(path)] if isinstance(path, str) else [Path(p) for p in path]
     layers: list[LayerData] = []
     for file in paths:
-        if format_of(file).module == "ome_zarr":
+        form = format_of(file)
+        if form.module == "ome_zarr":
             from napari_medseg.io.ome_zarr import label_names, read_segmentation
 
             names = label_names(file)
@@ -62,9 +63,11 @@ def read(path: Paths) -> list[LayerData]:
                 layers.extend(image_layers(image))
             like = images[0] if images else None
             layers.extend(labels_layer(read_segmentation(file / "labels" / name), like) for name in names)
-        else:
+        elif form.reads_images:
             for image in open_images(file):
                 layers.extend(image_layers(image))
+        else:
+            layers.append(labels_layer(open_segmentation(file)))
     return layers
 
 
@@ -79,14 +82,12 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     from napari_medseg.case import Step
     from napari_medseg.desk.layers import segmentation
     from napari_medseg.io import write_segmentation
-    from napari_medseg.io.formats import FORMATS
+    from napari_medseg.io.formats import label_format
 
     layer = Layer.create(data, {k: v for k, v in attributes.items() if k != "multiscale"}, "labels")
     viewer = napari.current_viewer()
     labels = segmentation(layer, viewer.layers if viewer else ())
-    history = labels.provenance.with_step(
-        Step.now("export", format=next(f.name for f in FORMATS if f.matches(Path(path))))
-    )
+    history = labels.provenance.with_step(Step.now("export", format=label_format(path).name))
     write_segmentation(replace(labels, provenance=history), path, overwrite=True)
     return [path]
 

@@ -172,7 +172,7 @@ def test_channels_that_are_no_colours_become_layers():
     image = MedicalImage(
         (np.zeros((4, 5, 2), np.uint16),), "yxc", Geometry.from_spacing((4, 5), None), channels=("DAPI", "CD3")
     )
-    (data, options, _kind) = image_layers(image)[0]
+    (_data, options, _kind) = image_layers(image)[0]
     assert options["channel_axis"] == 2
     assert options["name"] == ["image DAPI", "image CD3"]
 

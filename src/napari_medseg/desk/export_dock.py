@@ -10,11 +10,12 @@ from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QPushButton
 
 from napari_medseg.case import InputError
-from napari_medseg.desk.exporting import Order, export, format_for, label_formats, suggested_path
+from napari_medseg.desk.exporting import Order, ending_of, export, label_formats, suggested_path
 from napari_medseg.desk.pieces.dock import Dock
 from napari_medseg.desk.pieces.message import Message
 from napari_medseg.desk.pieces.run_bar import RunBar
 from napari_medseg.desk.pieces.work import Work
+from napari_medseg.io.formats import label_format
 
 if TYPE_CHECKING:
     import napari
@@ -28,7 +29,7 @@ class ExportDock(Dock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer, (Labels,), "&Labels", "The Labels layer to write")
         self.formats = QComboBox()
-        self.formats.addItems([f"{form.name} ({' '.join(form.extensions[:2])})" for form in label_formats()])
+        self.formats.addItems([f"{form.name} ({ending_of(form)})" for form in label_formats()])
         self.formats.setToolTip("OME-Zarr keeps names, colours and the whole history; other formats keep what they can")
         self.form.addRow("&Format", self.formats)
         self.ngff = QComboBox()
@@ -77,7 +78,7 @@ class ExportDock(Dock):
             return
         path = Path(self.path.text().strip()).expanduser()
         try:
-            format_for(path)
+            label_format(path)
             if path.exists() and not self.replace.isChecked():
                 raise InputError(f"{path.name} already exists. Tick “Replace what is there”, or choose another name.")
         except InputError as error:
@@ -101,9 +102,9 @@ class ExportDock(Dock):
         self._typed = bool(text)
 
     def _choose_format(self, *_: Any) -> None:
-        zarr = self._format().module == "ome_zarr"
-        for widget in (self.ngff, self.with_image):
-            widget.setEnabled(zarr)
+        options = self._format().write_options
+        self.ngff.setEnabled("ngff" in options)
+        self.with_image.setEnabled("image" in options)
         self._typed = False
         self._suggest()
 
@@ -142,6 +143,10 @@ class ExportDock(Dock):
 
     def leave(self) -> None:
         """Stop what runs and stop listening: the dock is being closed."""
+        self.stop_work()
+        super().leave()
+
+    def stop_work(self) -> None:
+        """Ask the writing to stop."""
         if self._work is not None and self._work.running:
             self._work.cancel()
-        super().leave()

@@ -12,6 +12,7 @@ from napari.layers import Labels, Layer
 from napari_medseg.case import InputError, Step
 from napari_medseg.desk.layers import segmentation, source_of
 from napari_medseg.io import FORMATS, Format, write_segmentation
+from napari_medseg.io.formats import label_format
 from napari_medseg.jobs import Progress
 
 
@@ -30,26 +31,15 @@ def label_formats() -> list[Format]:
     return [form for form in FORMATS if form.writes_labels]
 
 
-def format_for(path: Path) -> Format:
-    """The format that a file name asks for.
-
-    Raises
-    ------
-    InputError
-        If no format that can hold labels has that ending.
-    """
-    for form in label_formats():
-        if form.matches(path):
-            return form
-    endings = ", ".join(" ".join(form.extensions) for form in label_formats())
-    raise InputError(f"{path.name}: labels cannot be written to a file of this name; accepted endings: {endings}.")
+def ending_of(form: Format) -> str:
+    """The usual ending of a format's files."""
+    return {"nifti": ".nii.gz", "tiff": ".tif"}.get(form.module, form.extensions[0])
 
 
 def suggested_path(folder: Path, layer_name: str, form: Format) -> Path:
     """A file name in `folder` made of the layer's name."""
     words = "".join(c if c.isalnum() or c in "-_" else "_" for c in layer_name).strip("_") or "labels"
-    ending = {"nifti": ".nii.gz", "tiff": ".tif"}.get(form.module, form.extensions[0])
-    return folder / f"{words}{ending}"
+    return folder / f"{words}{ending_of(form)}"
 
 
 def export(layer: Labels, others: Iterable[Layer], order: Order, *, progress: Progress) -> Path:
@@ -61,30 +51,19 @@ def export(layer: Labels, others: Iterable[Layer], order: Order, *, progress: Pr
         If the file exists and may not be replaced, or the format cannot hold these labels.
     """
     others = list(others)
-    form = format_for(order.path)
+    form = label_format(order.path)
     progress.begin(1, "collecting the labels")
     labels = segmentation(layer, others)
     history = labels.provenance.with_step(Step.now("export", format=form.name))
     labels = replace(labels, provenance=history)
-    progress.check()
-    progress.begin(1, "writing and verifying")
-    if form.module != "ome_zarr":
-        write_segmentation(labels, order.path, overwrite=order.replace_existing)
-        return order.path
-    from napari_medseg.io import ome_zarr
-
     image: Any = None
-    if order.with_image:
+    if order.with_image and "image" in form.write_options:
         image = source_of(layer, others)
         if image is None:
             raise InputError(f"{layer.name}: the image of these labels is not open; open it, or leave the image out.")
         if labels.geometry is not image.geometry and not labels.geometry.is_close(image.geometry):
             raise InputError(f"{layer.name}: its layer was moved away from the image; leave the image out.")
-    ome_zarr.write_segmentation(
-        labels,
-        order.path,
-        overwrite=order.replace_existing,
-        ngff=order.ngff,
-        image=image,
-    )
+    progress.check()
+    progress.begin(1, "writing and verifying")
+    write_segmentation(labels, order.path, overwrite=order.replace_existing, ngff=order.ngff, image=image)
     return order.path

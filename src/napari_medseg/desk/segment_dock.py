@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image, Layer, Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
@@ -16,6 +17,7 @@ from napari_medseg.desk import regions
 from napari_medseg.desk.child import DeviceChoices, Worker, shared_worker
 from napari_medseg.desk.layers import medical_image
 from napari_medseg.desk.pieces.dock import Dock, new_form
+from napari_medseg.desk.pieces.listening import Listening
 from napari_medseg.desk.pieces.message import Message
 from napari_medseg.desk.pieces.model_picker import ModelPicker
 from napari_medseg.desk.pieces.run_bar import RunBar
@@ -66,8 +68,8 @@ class SegmentDock(Dock):
         stop.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         stop.activated.connect(self.run_bar.cancel)
         self.layers.changed.connect(self.show_layer)
-        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
-            event.connect(self._offer_regions)
+        events = napari_viewer.layers.events
+        self._listening = Listening(self, (events.inserted, self._offer_regions), (events.removed, self._offer_regions))
         self.show_layer()
         self._offer_regions()
 
@@ -140,13 +142,22 @@ class SegmentDock(Dock):
 
     def _show(self, results: list[Made]) -> None:
         rows: list[tuple[str, str]] = []
+        large = False
         for made in results:
             data, options, kind = made.layer
             labels = self.viewer.add_layer(Layer.create(data, options, kind))
             rows.extend(amounts(made.report))
-            if not labels.editable:
-                self.message.say("The labels are large: they are shown from disk and cannot be painted on.")
-        self.message.say("Done. " + "; ".join(summary(made.report) for made in results) + ".")
+            # painting needs an array in memory
+            labels.editable = isinstance(labels.data, np.ndarray)
+            large = large or not labels.editable
+        done = "Done. " + "; ".join(summary(made.report) for made in results) + "."
+        cautions = [*dict.fromkeys(w for made in results for w in made.report.get("warnings", ()))]
+        if large:
+            cautions.append("The labels are large: they are shown from disk and cannot be painted on.")
+        if cautions:
+            self.message.warn("\n".join([done, *cautions]))
+        else:
+            self.message.say(done)
         self.found.show()
         self.found.fill(rows)
 
@@ -159,9 +170,11 @@ class SegmentDock(Dock):
 
     def leave(self) -> None:
         """Stop what runs and stop listening: the dock is being closed."""
-        for work in (self._work, self._devices):
-            if work is not None and work.running:
-                work.cancel()
-        for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
-            event.disconnect(self._offer_regions)
+        self.stop_work()
+        self._listening.end()
         super().leave()
+
+    def stop_work(self) -> None:
+        """Ask the run to stop."""
+        if self._work is not None and self._work.running:
+            self._work.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QFormLayout, QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_medseg.desk.pieces.layer_picker import LayerPicker
@@ -45,6 +45,15 @@ class Dock(QScrollArea):
         """Stop what runs and stop listening."""
         self.leave()
         super().closeEvent(event)
+
+    def event(self, event: Any) -> bool:
+        """Stop what runs when napari takes the widget out of its dock, which is how it closes one."""
+        if event.type() == QEvent.Type.ParentChange and self.parentWidget() is None:
+            self.stop_work()
+        return super().event(event)
+
+    def stop_work(self) -> None:
+        """Ask whatever the dock started to stop; nothing by default."""
 
     def leave(self) -> None:
         """Stop listening to the viewer."""

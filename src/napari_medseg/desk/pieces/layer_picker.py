@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QWidget
+
+from napari_medseg.desk.pieces.listening import Listening
 
 
 class LayerPicker(QComboBox):
@@ -30,16 +31,13 @@ class LayerPicker(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(12)
         self.currentIndexChanged.connect(self.changed)
-        self._connections = (
+        self._listening = Listening(
+            self,
             (viewer.layers.events.inserted, self._refill),
             (viewer.layers.events.removed, self._refill),
             (viewer.layers.events.renamed, self._refill),
             (viewer.layers.selection.events.active, self._follow),
         )
-        for event, slot in self._connections:
-            event.connect(slot)
-        # a plain function: when a widget is destroyed its own methods can no longer be called
-        self.destroyed.connect(partial(_disconnect, self._connections))
         self._refill()
         self._follow()
 
@@ -51,7 +49,7 @@ class LayerPicker(QComboBox):
 
     def disconnect_viewer(self) -> None:
         """Stop listening: the dock is going away."""
-        _disconnect(self._connections)
+        self._listening.end()
 
     def _refill(self, event: Any = None) -> None:
         chosen = self.layer
@@ -69,8 +67,3 @@ class LayerPicker(QComboBox):
         active = self._viewer.layers.selection.active
         if active in self._layers:
             self.setCurrentIndex(self._layers.index(active))
-
-
-def _disconnect(connections: tuple[tuple[Any, Any], ...], *_: Any) -> None:
-    for event, slot in connections:
-        event.disconnect(slot)
