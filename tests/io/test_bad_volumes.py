@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -282,6 +283,22 @@ def test_dicom_that_names_the_wrong_compression(tmp_path):
 )
 def test_dicom_with_an_impossible_pixel_description(tmp_path, field, value, words):
     refused(open_images, save(dataset(volume()[0], **{field: value}), tmp_path / "v.dcm"), words)
+
+
+def test_dicom_with_impossible_spacing(tmp_path):
+    tiny = dataset(volume()[0], modality="CR", PixelSpacing=[1e-12, 1e-12])
+    refused(open_images, save(tiny, tmp_path / "a.dcm"), "spacing")
+    tiny.ImagePositionPatient, tiny.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    refused(open_images, save(tiny, tmp_path / "b.dcm"), "spacing")
+
+
+def test_damaged_deflated_dicom(tmp_path):
+    from pydicom.data import get_testdata_file
+
+    raw = bytearray(Path(get_testdata_file("image_dfl.dcm", download=False)).read_bytes())
+    raw[len(raw) // 2 :] = b"\xff" * 50
+    (tmp_path / "v.dcm").write_bytes(raw)
+    refused(open_images, tmp_path / "v.dcm")
 
 
 def test_dicom_video(tmp_path):

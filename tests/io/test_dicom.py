@@ -553,3 +553,88 @@ def test_what_is_no_image_is_one_sentence(name, words):
     assert message.startswith(f"{Path(name).name}: ")
     assert "\n" not in message
     assert str(REAL) not in message
+
+
+# -- compressed pixels --------------------------------------------------------------------------
+
+
+def lossless(folder, pixels, signed, bits):
+    """A file in lossless JPEG, encoded by a library that neither reader here uses for decoding."""
+    import imagecodecs
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGLosslessSV1
+
+    data = dataset(pixels, "1.2.840.10008.5.1.4.1.1.7", "OT", BitsStored=bits, HighBit=bits - 1)
+    data.PixelRepresentation = int(signed)
+    frames = pixels if pixels.ndim == 3 else pixels[np.newaxis]
+    mask = 2**bits - 1
+    coded = [
+        imagecodecs.ljpeg_encode((f.astype(np.int64) & mask).astype(np.uint16), bitspersample=bits) for f in frames
+    ]
+    data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    data.PixelData = encapsulate(coded)
+    data["PixelData"].is_undefined_length = True
+    return save(data, folder / "l.dcm")
+
+
+@pytest.mark.parametrize(("signed", "bits"), [(False, 16), (False, 12), (True, 16), (True, 12)])
+def test_lossless_jpeg(tmp_path, signed, bits):
+    pixels = volume(1, 16, 24, np.int16 if signed else np.uint16)[0] * 5
+    pixels = pixels - 300 if signed else pixels
+    image = opened(lossless(tmp_path, pixels, signed, bits))
+    np.testing.assert_array_equal(np.asarray(image.levels[0]), pixels)
+
+
+def test_frames_of_a_lossless_clip(tmp_path):
+    pixels = volume(4, 16, 24, np.uint16)
+    image = opened(lossless(tmp_path, pixels, False, 16))
+    assert image.axes == "tyx"
+    np.testing.assert_array_equal(np.asarray(image.levels[0]), pixels)
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "J2K_pixelrep_mismatch", "693_J2KI"]
+)
+def test_stand_in_decoders_agree(name):
+    from napari_medseg.io.dicom_codecs import _by_imagecodecs, decoded_frame
+
+    file = REAL / f"{name}.dcm"
+    syntax = str(pydicom.dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+    np.testing.assert_array_equal(_by_imagecodecs(file, 0, syntax), decoded_frame(file, 0, syntax))
+
+
+def test_damaged_jpeg_does_not_end_the_process(tmp_path):
+    """GDCM aborts on some of these; a decoder that does must not be asked."""
+    whole = (REAL / "SC_rgb_small_odd_jpeg.dcm").read_bytes()
+    random = np.random.default_rng(11)
+    for _ in range(300):
+        raw = np.frombuffer(whole, np.uint8).copy()
+        at = random.integers(len(raw) - 700, len(raw), 6)
+        raw[at] = random.integers(0, 256, 6)
+        (tmp_path / "v.dcm").write_bytes(raw.tobytes())
+        try:
+            np.asarray(opened(tmp_path / "v.dcm").levels[0])
+        except InputError as error:
+            assert str(error).startswith("v.dcm: ")
+
+
+def test_gdcm_is_never_asked(monkeypatch):
+    from pydicom.pixels.decoders import gdcm
+
+    def asked(*_):
+        raise AssertionError("GDCM was asked to decode")
+
+    monkeypatch.setattr(gdcm, "_decode_frame", asked)
+    for name in ("693_J2KI", "SC_rgb_jpeg_gdcm", "MR_small_jpeg_ls_lossless", "examples_ybr_color", "JPGExtended"):
+        np.asarray(opened(REAL / f"{name}.dcm").levels[0])
+
+
+def test_unknown_compression_is_named_as_such(tmp_path):
+    from pydicom.encaps import encapsulate
+
+    data = dataset(volume(1)[0])
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.52"
+    data.PixelData = encapsulate([b"\xff\xd8" + b"\0" * 40])
+    data["PixelData"].is_undefined_length = True
+    with pytest.raises(InputError, match=r"^v.dcm: .*cannot be decoded"):
+        dicom.read(save(data, tmp_path / "v.dcm"))

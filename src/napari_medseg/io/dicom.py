@@ -238,7 +238,11 @@ def _picture_geometry(header: Header, plane: Plane) -> tuple[Geometry, list[str]
         else:
             notes.append("The spacing of the pixels is not recorded; sizes are in pixels.")
         return Geometry.from_spacing(plane.shape, None), notes
-    return Geometry.from_spacing(plane.shape, spacing, "mm"), notes
+    try:
+        return Geometry.from_spacing(plane.shape, spacing, "mm"), notes
+    except ValueError as error:
+        message = f"{plane.path.name}: the spacing {spacing} mm is not usable; accepted are positive lengths."
+        raise InputError(message) from error
 
 
 def _ultrasound_spacing(regions: list[Any]) -> tuple[float, float] | None:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import InputError
+from napari_medseg.io.dicom_codecs import decoded_frame
 from napari_medseg.io.dicom_header import DEFLATED, Header, damage, items, quietly
 from napari_medseg.io.dicom_planes import Plane
 from napari_medseg.io.lazy import AnyArray, LazyArray
-
-_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 class FrameArray(LazyArray):
@@ -89,7 +88,7 @@ def decode(path: Path, frame: int, transfer_syntax: str, lookup: bool) -> AnyArr
             with quietly():
                 pixels = pixel_array(dcmread(path, force=True), index=frame)
         else:
-            pixels = _compressed_or_plain(path, frame, transfer_syntax)
+            pixels = decoded_frame(path, frame, transfer_syntax)
         if lookup:
             with quietly():
                 head = dcmread(path, stop_before_pixels=True, force=True)
@@ -97,36 +96,13 @@ def decode(path: Path, frame: int, transfer_syntax: str, lookup: bool) -> AnyArr
                 pixels = _eight_bits(apply_color_lut(pixels, head))
             else:
                 pixels = apply_modality_lut(pixels, head)
-    except (OSError, RuntimeError, MemoryError, *damage()) as error:
+    except (RuntimeError, MemoryError, *damage()) as error:
         raise InputError(
             f"{path.name}: the pixels of frame {frame + 1} cannot be decoded, the file is damaged or its compression "
             "not what the header says; export it again, best uncompressed."
         ) from error
     found: AnyArray = pixels
     return found
-
-
-def _compressed_or_plain(path: Path, frame: int, transfer_syntax: str) -> AnyArray:
-    from pydicom.pixels import pixel_array
-
-    try:
-        pixels: AnyArray = pixel_array(path, index=frame, transfer_syntax_uid=transfer_syntax)
-    except RuntimeError:
-        if transfer_syntax != _JPEG_EXTENDED:
-            raise
-        # none of pydicom's decoders that can be shipped knows 12-bit JPEG
-        from imagecodecs import JpegError, jpeg_decode
-        from pydicom import dcmread
-        from pydicom.encaps import get_frame
-
-        data = dcmread(path, force=True)
-        try:
-            pixels = jpeg_decode(
-                get_frame(data.PixelData, frame, number_of_frames=int(data.get("NumberOfFrames") or 1))
-            )
-        except JpegError as error:
-            raise ValueError(str(error)) from error
-    return pixels
 
 
 def _eight_bits(colours: AnyArray) -> AnyArray:

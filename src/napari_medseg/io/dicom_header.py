@@ -6,6 +6,7 @@ import math
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def damage() -> Any:
 
     return (
         BytesLengthException, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-        NotImplementedError, EOFError, OverflowError, struct.error, AssertionError,
+        NotImplementedError, EOFError, OSError, zlib.error, OverflowError, struct.error, AssertionError,
     )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def read_header(path: Path) -> Header:
     except PermissionError as error:
         message = f"{path.name}: no permission to read it; ask its owner or copy it to a folder of yours."
         raise InputError(message) from error
-    except (OSError, *damage()) as error:
+    except damage() as error:
         raise InputError(f"{path.name}: the DICOM header is damaged or cut short; export the file again.") from error
 
 
@@ -243,7 +244,7 @@ def _checked(path: Path, data: Any, stream: IO[bytes]) -> Header:
     if syntax == DEFLATED:
         # the whole dataset is compressed: there is no place of the pixels in the file to look at
         return _measured(Header(path, data, syntax))
-    tag, length = _pixel_element(stream, implicit, little)
+    tag, length = pixel_element(stream, implicit, little)
     if tag not in _PIXEL_TAGS:
         raise InputError(f"{path.name}: holds no pixels; {_ACCEPTED}.")
     header = _measured(Header(path, data, syntax, _PIXEL_TAGS[tag]))
@@ -292,7 +293,7 @@ def _native_bytes(header: Header) -> int:
     return (pixels * samples * bits + 7) // 8
 
 
-def _pixel_element(stream: IO[bytes], implicit: bool, little: bool) -> tuple[tuple[int, int], int]:
+def pixel_element(stream: IO[bytes], implicit: bool, little: bool) -> tuple[tuple[int, int], int]:
     """Tag and length of the element where reading stopped; the stream then stands at its value."""
     order = "<" if little else ">"
     head = stream.read(8)

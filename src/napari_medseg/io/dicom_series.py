@@ -294,7 +294,12 @@ def _geometry(planes: Sequence[Plane]) -> tuple[Geometry, list[str]]:
     affine[:3, 2] = step
     affine[:3, 3] = first.position
     unit: Any = None if first.spacing is None else "mm"
-    return Geometry.from_xyz_affine((len(planes), *first.shape), lps(affine), unit), warnings
+    try:
+        return Geometry.from_xyz_affine((len(planes), *first.shape), lps(affine), unit), warnings
+    except ValueError as error:
+        raise InputError(
+            f"{first.path.name}: the spacing or positions are not usable; accepted is a regular grid."
+        ) from error
 
 
 def _sideways(planes: Sequence[Plane], step: FloatArray) -> list[str]:
