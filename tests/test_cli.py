@@ -184,6 +184,7 @@ def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
         (("nonsense",), 2, "nonsense"),
         (("info", "missing.dcm"), 1, "missing.dcm"),
         (("export", "PICTURE", "-o", "missing/o.tif"), 1, "missing"),
+        (("export", "PICTURE", "-o", "PICTURE", "--overwrite"), 1, "picture.png: is what is read"),
     ],
 )
 def test_failures_are_one_sentence_and_an_exit_code(

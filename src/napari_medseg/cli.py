@@ -79,9 +79,11 @@ def demo(
     from napari_medseg.desk.demo import run_demo
 
     summary = run_demo(headless)
+    if summary is None:
+        return
     if as_json:
         _print_json(summary)
-    elif headless is not None:
+    else:
         typer.echo(f"The labels, a screenshot and a summary are in {headless}.")
 
 
@@ -182,6 +184,7 @@ def segment(
     from napari_medseg.inference.segment import segment_all
     from napari_medseg.progress_display import shown_progress
 
+    _refuse_same(image, out)
     if out.suffix != ".zarr":
         raise InputError(f"{out.name}: labels are written as OME-Zarr; accepted is a name that ends in .zarr.")
     if backend not in (Backend.AUTO, Backend.TORCH):
@@ -241,6 +244,7 @@ def export(
     from napari_medseg.io import open_segmentation, write_segmentation
     from napari_medseg.io.formats import label_format
 
+    _refuse_same(labels, out)
     form = label_format(out)
     segmentation = open_segmentation(labels, name=name)
     history = segmentation.provenance.with_step(Step.now("export", format=form.name))
@@ -257,6 +261,11 @@ def export(
 def _amounts(segmentation: Segmentation) -> list[dict[str, Any]]:
     table = segmentation.table
     return [{"id": k, "name": table.name(k), "voxels": e.voxels} for k, e in segmentation.extents().items()]
+
+
+def _refuse_same(source: Path, out: Path) -> None:
+    if source.expanduser().resolve() == out.expanduser().resolve():
+        raise InputError(f"{out.name}: is what is read; choose another name for what is written.")
 
 
 def _one_image(path: Path, series: int | None) -> MedicalImage:
@@ -362,7 +371,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = CancelledError.exit_code
-    except Exception as error:  # noqa: BLE001 - the last place where an error can become a sentence
+    except Exception as error:
         if debug:
             raise
         typer.echo(_sentence(error), err=True)

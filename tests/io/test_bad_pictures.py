@@ -281,7 +281,7 @@ def test_labels_with_a_damaged_record(tmp_path):
 @pytest.mark.parametrize("name", ["a.zarr", "a.tif", "a.png"])
 def test_a_write_that_fails_leaves_nothing(tmp_path, name, monkeypatch):
     labels = Segmentation(np.ones((8, 9), "u1"), Geometry.from_spacing((8, 9), None), LabelTable(), Provenance())
-    module = {"a.zarr": ome_zarr, "a.tif": tiff, "a.png": raster}[name]
+    module = {"a.zarr": ome_zarr.exporting, "a.tif": tiff.exporting, "a.png": raster}[name]
 
     def fail(*args):
         raise InputError(f"{args[2]}: differs.")

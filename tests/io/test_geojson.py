@@ -72,7 +72,7 @@ def test_volumes_damaged_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="hold labels, not an image"):
         open_images(tmp_path / "good.geojson")
     (tmp_path / "bad.geojson").write_text("{")
-    with pytest.raises(InputError, match="bad.geojson: is not a GeoJSON"):
+    with pytest.raises(InputError, match=r"bad\.geojson: is not a GeoJSON"):
         open_segmentation(tmp_path / "bad.geojson")
     (tmp_path / "other.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     with pytest.raises(InputError, match="how large the image is"):

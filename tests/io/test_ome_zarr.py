@@ -23,7 +23,7 @@ from napari_medseg.case import (
     Step,
 )
 from napari_medseg.io import ome_zarr
-from napari_medseg.io.ome_zarr_labels import level_factors
+from napari_medseg.io.ome_zarr.labels import level_factors
 
 NGFFS = ("0.4", "0.5")
 
@@ -173,7 +173,7 @@ def test_writer_left_early_leaves_nothing(tmp_path):
         writer.array[:] = 1
     with ome_zarr.LabelStoreWriter.create(tmp_path / "b.zarr", geometry) as writer, pytest.raises(InputError):
 
-        def refuse(store: Path) -> None:
+        def refuse(store: Path, voxels: dict[int, int]) -> None:
             raise InputError("no")
 
         writer.finish(LabelTable(), Provenance(), check=refuse)

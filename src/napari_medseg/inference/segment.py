@@ -16,7 +16,7 @@ import torch
 
 from napari_medseg import __version__
 from napari_medseg.bundles.model import Model
-from napari_medseg.case import InputError, MedicalImage, Provenance, Segmentation, Step
+from napari_medseg.case import InputError, MedicalImage, MedsegError, Provenance, Segmentation, Step
 from napari_medseg.inference.blend import Blending
 from napari_medseg.inference.checks import channels_for, checked_region, doubts
 from napari_medseg.inference.decide import ClassDecision, InstanceDecision, LabelArray
@@ -26,9 +26,7 @@ from napari_medseg.inference.grid import TileReader, WorkGrid
 from napari_medseg.inference.label_rows import label_rows
 from napari_medseg.inference.plan import TilePlan
 from napari_medseg.inference.report import LabelAmount, SegmentReport, peak_device_memory, peak_rss
-from napari_medseg.io.ome_zarr import LabelStoreWriter, Ngff, read_segmentation
-from napari_medseg.io.ome_zarr_gather import move_labels
-from napari_medseg.io.ome_zarr_image import copy_image
+from napari_medseg.io.ome_zarr import LabelStoreWriter, Ngff, copy_image, label_names, move_labels, read_segmentation
 from napari_medseg.io.writing import staged
 from napari_medseg.jobs import Progress
 
@@ -136,7 +134,7 @@ def segment(
         progress.begin(1, "finishing")
         seconds = time.perf_counter() - started
         history = Provenance(sha256.result()).with_step(Step.now("segment", **run.record(seconds)))
-        store.finish(model.card.labels, history)
+        store.finish(model.card.labels, history, check=run.compare)
         progress.advance()
     labels = read_segmentation(out / "labels" / (name or model.card.id))
     return SegmentResult(labels, out, run.report(seconds))
@@ -274,6 +272,23 @@ class _Run:
             for label, number in enumerate(np.bincount(labels.ravel()).tolist()):
                 if label and number:
                     self.voxels[label] += number
+
+    def compare(self, store: Path, stored: dict[int, int]) -> None:
+        """Reopen the store and compare its grid and voxel counts with what was decided.
+
+        Raises
+        ------
+        MedsegError
+            If they differ: the store must not be kept.
+        """
+        (name,) = label_names(store)
+        reopened = read_segmentation(store / "labels" / name)
+        if not reopened.geometry.is_close(self.image.geometry):
+            raise MedsegError(f"{store.name}: the stored grid is not the image's grid; nothing was kept.")
+        meant = self.voxels.total() if self.model.instances else self.voxels
+        found = sum(stored.values()) if self.model.instances else stored
+        if meant != found or (self.model.instances and len(stored) != self.objects):
+            raise MedsegError(f"{store.name}: the stored labels differ from those decided; nothing was kept.")
 
     def record(self, seconds: float) -> dict[str, Any]:
         """What the history says of this run."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import zarr
 
 from napari_medseg.case import InputError
-from napari_medseg.io import ome_zarr_metadata as metadata
-from napari_medseg.io.ome_zarr import label_names
-from napari_medseg.io.ome_zarr_metadata import Ngff
+from napari_medseg.io.ome_zarr import metadata
+from napari_medseg.io.ome_zarr.metadata import Ngff
+from napari_medseg.io.ome_zarr.reading import label_names
 
 
 def move_labels(source: Path, target: Path, ngff: Ngff) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import MedicalImage
-from napari_medseg.io import ome_zarr_metadata as metadata
-from napari_medseg.io.ome_zarr_labels import chunk_regions, create_array, default_chunks, level_factors
-from napari_medseg.io.ome_zarr_metadata import Ngff
+from napari_medseg.io.ome_zarr import metadata
+from napari_medseg.io.ome_zarr.labels import chunk_regions, create_array, default_chunks, level_factors
+from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.shrunk import box_mean
 
 _RGB = ("FF0000", "00FF00", "0000FF")

@@ -15,8 +15,8 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from napari_medseg.case import Geometry, InputError, LabelTable, Provenance
-from napari_medseg.io import ome_zarr_metadata as metadata
-from napari_medseg.io.ome_zarr_metadata import Ngff
+from napari_medseg.io.ome_zarr import metadata
+from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.writing import staged
 
 # pyramids stop once the longest side is this short
@@ -152,7 +152,7 @@ class LabelStoreWriter:
         table: LabelTable,
         provenance: Provenance,
         *,
-        check: Callable[[Path], None] | None = None,
+        check: Callable[[Path, dict[int, int]], None] | None = None,
     ) -> dict[int, int]:
         """Build the pyramid, write the records, check what was written and give the store its name.
 
@@ -161,7 +161,8 @@ class LabelStoreWriter:
         table, provenance
             What the ids mean and how they came to be.
         check
-            Called with the still hidden store; what it raises keeps the store from appearing.
+            Called with the still hidden store and the voxels counted in it; what it raises keeps the store from
+            appearing.
 
         Returns
         -------
@@ -172,7 +173,7 @@ class LabelStoreWriter:
             voxels = self._build_pyramid()
             self._write_records(table, provenance, voxels)
             if check is not None:
-                check(self.store)
+                check(self.store, voxels)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise

@@ -1,8 +1,4 @@
-"""OME-Zarr (NGFF 0.1 to 0.5): images and labels in, labels out.
-
-What we write is described in `ome_zarr_metadata` and `ome_zarr_labels`: plain NGFF that any reader opens,
-plus one private attribute, ``medseg``, with the exact grid, the label table and the history.
-"""
+"""Read OME-Zarr images and labels lazily, with the exact grid where we wrote them."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
 from napari_medseg.case import (
@@ -27,23 +22,9 @@ from napari_medseg.case import (
     Segmentation,
     Source,
 )
-from napari_medseg.io import ome_zarr_metadata as metadata
 from napari_medseg.io.content import check_finite
 from napari_medseg.io.lazy import ZarrArray
-from napari_medseg.io.ome_zarr_image import copy_image
-from napari_medseg.io.ome_zarr_labels import LabelStoreWriter
-from napari_medseg.io.ome_zarr_metadata import Ngff
-from napari_medseg.io.writing import verify
-
-__all__ = [
-    "LabelStoreWriter",
-    "Ngff",
-    "label_levels",
-    "label_names",
-    "read",
-    "read_segmentation",
-    "write_segmentation",
-]
+from napari_medseg.io.ome_zarr import metadata
 
 _COUNTED_CHUNKS = 200_000
 _RGB_COLOURS = (["FF0000", "00FF00", "0000FF"], ["FF0000", "00FF00", "0000FF", "FFFFFF"])
@@ -311,75 +292,3 @@ def _numeric(name: str) -> tuple[int, str]:
 
 
 # -- writing -----------------------------------------------------------------------------------------
-
-
-def write_segmentation(
-    segmentation: Segmentation,
-    path: Path,
-    *,
-    overwrite: bool = False,
-    ngff: Ngff = "0.5",
-    image: MedicalImage | None = None,
-) -> None:
-    """Write labels as ``labels/<name>`` of a new store, chunk by chunk; reopen it and compare.
-
-    Parameters
-    ----------
-    segmentation, path
-        What to write, and the name of the store, ending in ``.zarr``.
-    overwrite
-        Whether a label store of that name may be replaced. A store that holds an image made by another
-        program is never replaced.
-    ngff
-        ``"0.5"`` (zarr v3) or ``"0.4"`` (zarr v2).
-    image
-        Copied into the store beside the labels when given, chunk by chunk.
-
-    Raises
-    ------
-    InputError
-        If the name is taken, or `image` does not lie on the labels' grid.
-    """
-    if image is not None and not image.geometry.is_close(segmentation.geometry):
-        raise InputError(
-            f"{path.name}: the image to copy does not lie on the labels' grid; choose the image they belong to."
-        )
-    writer = LabelStoreWriter.create(
-        path,
-        segmentation.geometry,
-        name=_safe_name(segmentation.name),
-        axes=segmentation.axes,
-        seconds_per_frame=segmentation.seconds_per_frame,
-        dtype=_storage_dtype(segmentation.data.dtype),
-        frames=int(segmentation.data.shape[0]) if segmentation.axes.startswith("t") else None,
-        overwrite=overwrite,
-        ngff=ngff,
-    )
-    with writer:
-        _fill(writer.array, segmentation.data)
-        if image is not None:
-            copy_image(image, writer.root, ngff)
-
-        def compare(store: Path) -> None:
-            verify(segmentation, read_segmentation(store / "labels" / writer.name), path.name)
-
-        writer.finish(segmentation.table, segmentation.provenance, check=compare)
-
-
-def _fill(target: Any, labels: Any) -> None:
-    from napari_medseg.io.ome_zarr_labels import chunk_regions
-
-    for region in chunk_regions(target.shape, target.chunks):
-        block = np.asarray(labels[region])
-        if block.any():
-            target[region] = block
-
-
-def _storage_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    return np.dtype(dtype).newbyteorder("=")
-
-
-def _safe_name(name: str) -> str:
-    """A layer's name as the name of a group: other programs stumble over blanks and separators."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
-    return kept or "labels"

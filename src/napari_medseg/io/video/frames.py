@@ -20,7 +20,7 @@ import numpy as np
 from napari_medseg.case import Geometry, InputError, MedicalImage, Modality, Source
 from napari_medseg.io.content import require_file
 from napari_medseg.io.lazy import AnyArray, LazyArray
-from napari_medseg.io.video_index import ACCEPTED, FrameIndex, frame_index, open_container
+from napari_medseg.io.video.index import ACCEPTED, FrameIndex, frame_index, open_container
 
 # decoded frames kept for stepping back and forth
 _CACHE_BYTES = 64_000_000
