@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 
-from napari_medseg.desk.demo import fit_window, open_docks, picture, run_to_end
+from napari_medseg.desk.demo import open_docks, picture, run_to_end, show_sized
 from napari_medseg.desk.layers import image_layers, record_of
 from napari_medseg.desk.offscreen import needs_virtual_display, virtual_display
 
@@ -30,8 +30,7 @@ def window(sample: str, front: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     import napari
 
     viewer = napari.Viewer(show=False)
-    fit_window(viewer)
-    viewer.show()
+    show_sized(viewer)
     viewer.open_sample("napari-medseg", sample)
     docks = open_docks(viewer, front)
     yield viewer, docks

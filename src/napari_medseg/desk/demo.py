@@ -84,8 +84,7 @@ def _run_unseen(folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer(show=False)
     try:
-        fit_window(viewer)
-        viewer.show()
+        show_sized(viewer)
         viewer.open_sample(_PLUGIN, SAMPLE)
         segment = open_docks(viewer)["Segment"]
         segment.models.every.setChecked(True)
@@ -130,11 +129,13 @@ def run_to_end(segment: SegmentDock) -> dict[str, Any]:
     return dict(results[0][-1].report)
 
 
-def fit_window(viewer: napari.Viewer) -> None:
-    """Give the window the size of the pictures in the guide, with room for the picture."""
+def show_sized(viewer: napari.Viewer) -> None:
+    """Show the window in the size of the guide's pictures, whatever size it had last time."""
+    viewer.show()
     window = viewer.window._qt_window
+    window.showNormal()
     window.resize(*SIZE)
-    viewer.window._qt_viewer.dockConsole.hide()
+    settle(viewer)
 
 
 def picture(viewer: napari.Viewer, path: Path) -> None:
