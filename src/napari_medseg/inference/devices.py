@@ -62,18 +62,12 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
 
 
 def _precision(device: str, precision: str) -> str:
-    import torch
-
     if precision == "fp16" and device == "cpu":
         raise InputError("Precision fp16 is slower than fp32 on a processor; choose auto, fp32 or bf16.")
     if precision != "auto":
         return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    # other instruction sets emulate bf16 and lose time
-    if device == "cpu" and torch.cpu._is_amx_tile_supported():
-        return "bf16"
-    return "fp32"
+    # bf16 keeps 8 bits of a number and moved 0.1 % of the label voxels of the reference models; fp16 keeps 11
+    return "fp16" if device.startswith("cuda") else "fp32"
 
 
 def gpu_status() -> str:
