@@ -129,7 +129,8 @@ def test_pyramid_never_invents_ids(tmp_path):
     labels = rng.choice([0, 3, 200, 60000], size=(2050, 1500)).astype("uint16")
     geometry = Geometry.from_spacing(labels.shape, (0.5, 0.5), "um")
     ome_zarr.write_segmentation(Segmentation(labels, geometry), tmp_path / "a.zarr")
-    levels = ome_zarr.label_levels(tmp_path / "a.zarr")
+    segmentation = ome_zarr.read_segmentation(tmp_path / "a.zarr")
+    levels = (segmentation.data, *segmentation.coarser)
     assert [lv.shape for lv in levels] == [(2050, 1500), (1025, 750), (513, 375), (257, 188)]
     for n, level in enumerate(levels):
         np.testing.assert_array_equal(level, labels[:: 2**n, :: 2**n])

@@ -45,6 +45,8 @@ class Segmentation:
         ``"zyx"`` or ``"yx"``, with a leading ``t`` for video.
     seconds_per_frame
         Time between frames along ``t``; ``None`` when unknown or without that axis.
+    coarser
+        The same labels on coarser grids of the same extent, for display; no ids that `data` lacks.
     """
 
     data: Any
@@ -54,6 +56,7 @@ class Segmentation:
     name: str = "labels"
     axes: str = ""
     seconds_per_frame: float | None = None
+    coarser: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.axes:

@@ -118,7 +118,7 @@ def read_segmentation(path: Path) -> Segmentation:
         If there is no label image or more than one, or the store is damaged.
     """
     labels = _label_group(path)
-    level = labels.levels()[0]
+    level, *coarser = labels.levels()
     if "c" in labels.axes:
         raise InputError(
             f"{labels.where}: labels with {level.shape[-1]} channels are not understood; one was expected."
@@ -142,12 +142,8 @@ def read_segmentation(path: Path) -> Segmentation:
         labels.path.name,
         labels.axes,
         _seconds_per_frame(labels),
+        tuple(coarser),
     )
-
-
-def label_levels(path: Path) -> tuple[ZarrArray, ...]:
-    """The whole pyramid of the labels that `read_segmentation` opens, fine to coarse."""
-    return _label_group(path).levels()
 
 
 def _label_group(path: Path) -> _Group:
