@@ -1,8 +1,11 @@
 """Cards of our bundles and of the model zoo's."""
 
 import copy
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from napari_medseg.bundles.card import read_card
 from napari_medseg.case import InputError
@@ -69,3 +72,32 @@ def test_incomplete_metadata_is_named(change, words):
     change(meta)
     with pytest.raises(InputError, match=words):
         read_card(meta, "tiny")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+PLACES = [
+    *(("medseg", key) for key in ("id", "kind", "labels", "modality", "licence", "training_data", "reference_scores")),
+    *((key,) for key in ("references", "data_source", "eval_metrics", "task", "name")),
+    ("network_data_format", "inputs", "image", "channel_def"),
+]
+
+
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_odd_metadata_gives_a_card_or_one_sentence(place, value):
+    meta = json.loads(json.dumps(metadata()))
+    part = meta
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    try:
+        card = read_card(meta, "tiny")
+    except InputError as error:
+        assert str(error).startswith("tiny: ")
+        assert "\n" not in str(error)
+    else:
+        assert card.in_channels == 1
+        assert len(card.labels) >= 1

@@ -1,5 +1,6 @@
 """Bundles are found in every place, broken ones are listed and not fatal, and loading verifies."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from napari_medseg.bundles import bundle_sha256, find, list_bundles, load_model
-from napari_medseg.case import InputError, RefusedError
+from napari_medseg.case import InputError, MedsegError, RefusedError
 from tests.bundles.bundle_cases import inference, metadata, write_bundle
 
 
@@ -230,6 +233,47 @@ def test_what_a_model_lacks_is_named(places, change, words):
     write_bundle(user / "mine", config=config, meta=meta)
     with pytest.raises(InputError, match=words):
         load_model("mine")
+
+
+ODD = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.lists(st.integers(-2, 5), max_size=3)
+SPOTS = [
+    ("network_def",),
+    ("network_def", "spatial_dims"),
+    ("preprocessing",),
+    ("preprocessing", "transforms"),
+    ("preprocessing", "transforms", 1),
+    ("preprocessing", "transforms", 1, "keys"),
+    ("preprocessing", "transforms", 1, "a_min"),
+    ("inferer",),
+    ("inferer", "roi_size"),
+    ("inferer", "overlap"),
+    ("postprocessing",),
+    ("postprocessing", "transforms", 0, "softmax"),
+    ("postprocessing", "transforms", 1, "threshold"),
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spot=st.sampled_from(SPOTS), value=ODD)
+def test_odd_configurations_give_a_model_or_one_sentence(places, spot, value):
+    user, _ = places
+    folder = user / "odd"
+    if not folder.exists():
+        write_bundle(folder, sums=False)
+    config = inference()
+    part = config
+    for key in spot[:-1]:
+        part = part[key]
+    part[spot[-1]] = value
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    try:
+        model = load_model(folder)
+    except MedsegError as error:
+        assert "odd" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert len(model.tile) == 2
+        assert 0 <= model.overlap < 1
 
 
 def test_dimensions_may_come_from_the_metadata(places):

@@ -99,6 +99,10 @@ def test_an_empty_image_stays_finite():
     ("name", "arguments", "words"),
     [
         ("ScaleIntensityRange", {"a_min": 0}, "lacks the argument a_max"),
+        ("ScaleIntensityRange", {"a_min": 0, "a_max": None}, "lacks the argument a_max"),
+        ("ScaleIntensityRange", {"a_min": "low", "a_max": 1}, "a_min = 'low'; a number is expected"),
+        ("ScaleIntensityRange", {"a_min": [0], "a_max": 1}, "a number is expected"),
+        ("NormalizeIntensity", {"subtrahend": [1, "x"]}, "a number is expected"),
         ("NormalizeIntensity", {"mean": 3}, "has the argument mean"),
         ("ClipIntensityPercentiles", {"lower": 1, "upper": 99, "sharpness_factor": 5}, "sharpness_factor"),
         ("ClipIntensityPercentiles", {"lower": 1}, "both lower and upper"),

@@ -57,6 +57,14 @@ def test_one_transform_and_a_referenced_list_are_read_too():
     assert len(read_preprocessing(Config(content, "tiny"), 2).intensity.steps) == 2
 
 
+def test_orientation_may_be_a_list():
+    assert before({"_target_": "Orientationd", "keys": "image", "axcodes": ["S", "P", "L"]}).orientation == (
+        "S",
+        "P",
+        "L",
+    )
+
+
 def test_canonical_orientation_is_ras():
     assert before({"_target_": "Orientationd", "keys": "image", "as_closest_canonical": True}).orientation == (
         "R",
@@ -170,6 +178,8 @@ def test_postprocessing_that_cannot_be_used_is_named(transform, error, words):
         (["16*n", "8 * m"], (16, 8)),
         (["n*4"], (4,)),
         ([96, 96, 32], (96, 96, 32)),
+        (["160"], (160,)),
+        ([0], None),
         (["2**p*n"], None),
         (["*", "*"], None),
         (["any"], None),

@@ -53,6 +53,20 @@ def read_card(metadata: Mapping[str, Any], folder_name: str) -> ModelCard:
             f"{folder_name}: metadata.json does not say what the network reads and gives; "
             "network_data_format with inputs.image.num_channels and outputs.pred is expected"
         ) from error
+    try:
+        return _card(metadata, ours, given, made, in_channels, folder_name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder_name}: metadata.json cannot be read as a model's metadata: {error}") from error
+
+
+def _card(
+    metadata: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    given: Mapping[str, Any],
+    made: Mapping[str, Any],
+    in_channels: int,
+    folder_name: str,
+) -> ModelCard:
     kind: Kind = "instance" if ours.get("kind") == "instance" else "semantic"
     return ModelCard(
         id=str(ours.get("id", folder_name)),
@@ -102,12 +116,12 @@ def _modality(given: Mapping[str, Any], ours: Mapping[str, Any], folder_name: st
 def _labels(made: Mapping[str, Any], ours: Mapping[str, Any], kind: Kind, folder_name: str) -> LabelTable:
     try:
         if "labels" in ours:
-            return LabelTable(tuple(_label(entry) for entry in ours["labels"]), instances=kind == "instance")
-        names = {int(k): str(v) for k, v in made.get("channel_def", {}).items()}
-        background = names.get(0, "").lower() == "background"
-        numbered = names if background else {k + 1: v for k, v in names.items()}
-        table = LabelTable.from_names(numbered)
-    except (KeyError, TypeError, ValueError) as error:
+            table = LabelTable(tuple(_label(entry) for entry in ours["labels"]), instances=kind == "instance")
+        else:
+            names = {int(k): str(v) for k, v in made.get("channel_def", {}).items()}
+            background = names.get(0, "").lower() == "background"
+            table = LabelTable.from_names(names if background else {k + 1: v for k, v in names.items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder_name}: the labels in metadata.json cannot be read: {error}") from error
     if not len(table):
         raise InputError(f"{folder_name}: metadata.json names no label; outputs.pred.channel_def is expected")

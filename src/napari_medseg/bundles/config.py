@@ -55,7 +55,7 @@ def _parse(path: Path, folder: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())
         raise InputError(f"{folder.name}: {path.name} cannot be read: {first}") from error
     if not isinstance(content, dict):

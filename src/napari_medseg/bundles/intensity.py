@@ -158,14 +158,18 @@ def intensity_step(name: str, arguments: Mapping[str, Any]) -> IntensityStep:
     known = _ARGUMENTS[name]
     ignored = {"keys", "dtype", "allow_missing_keys"}
     for key, value in arguments.items():
-        if key in ignored or key in known:
+        if key in ignored:
             continue
-        raise InputError(f"{name} has the argument {key} = {value!r}; supported are {', '.join(sorted(known))}")
+        if key not in known:
+            raise InputError(f"{name} has the argument {key} = {value!r}; supported are {', '.join(sorted(known))}")
+        numbers = value if key in _LISTS and isinstance(value, list) else [value]
+        if not all(isinstance(v, int | float | None) for v in numbers):
+            raise InputError(f"{name} has {key} = {value!r}; a number is expected")
     if arguments.get("sharpness_factor") is not None:
         raise InputError(f"{name} with a sharpness_factor is not supported; leave it out to clip hard")
     if name == "ClipIntensityPercentiles" and None in (arguments.get("lower"), arguments.get("upper")):
         raise InputError("ClipIntensityPercentiles needs both lower and upper")
-    missing = _NEEDED.get(name, frozenset()) - set(arguments)
+    missing = {k for k in _NEEDED.get(name, ()) if arguments.get(k) is None}
     if missing:
         raise InputError(f"{name} lacks the argument {sorted(missing)[0]}")
     return IntensityStep(name, {k: v for k, v in arguments.items() if k in known})
@@ -289,6 +293,7 @@ _ARGUMENTS: dict[str, frozenset[str]] = {
     "ShiftIntensity": frozenset({"offset"}),
     "ThresholdIntensity": frozenset({"threshold", "above", "cval"}),
 }
+_LISTS = frozenset({"subtrahend", "divisor"})
 _NEEDED: dict[str, frozenset[str]] = {
     "ScaleIntensityRange": frozenset({"a_min", "a_max"}),
     "ScaleIntensityRangePercentiles": frozenset({"lower", "upper"}),

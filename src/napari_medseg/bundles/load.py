@@ -55,14 +55,14 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
     if not isinstance(network_def, Mapping) or "_target_" not in network_def:
         raise InputError(f"{name}: network_def names no class; a mapping with _target_ is expected")
     spatial_dims = _spatial_dims(network_def, metadata, name)
-    out_channels = int(metadata["network_data_format"]["outputs"]["pred"].get("num_channels", 0))
-    if out_channels < 1:
+    out_channels = metadata["network_data_format"]["outputs"]["pred"].get("num_channels")
+    if not isinstance(out_channels, int) or out_channels < 1:
         raise InputError(f"{name}: metadata.json does not say how many channels the network gives")
     before = read_preprocessing(config, spatial_dims)
     tiling = read_inferer(config, spatial_dims)
     after = read_postprocessing(config, out_channels)
     ours = metadata.get("medseg", {})
-    shape = metadata["network_data_format"]["inputs"]["image"].get("spatial_shape", [])
+    shape = _stated_shape(metadata)
     stated = tile_multiple(shape) if len(shape) == spatial_dims else None
     tile = tiling.tile or stated
     if tile is None:
@@ -103,11 +103,15 @@ def _config_names(folder: Path) -> tuple[str, ...]:
     return tuple(n for n in names if (folder / n).is_file())
 
 
+def _stated_shape(metadata: Mapping[str, Any]) -> list[Any]:
+    shape = metadata["network_data_format"]["inputs"]["image"].get("spatial_shape")
+    return shape if isinstance(shape, list) else []
+
+
 def _spatial_dims(network_def: Mapping[str, Any], metadata: Mapping[str, Any], name: str) -> int:
     stated = network_def.get("spatial_dims")
     if stated is None:
-        shape = metadata["network_data_format"]["inputs"]["image"].get("spatial_shape", [])
-        stated = len(shape)
+        stated = len(_stated_shape(metadata))
     if stated not in (2, 3):
         raise InputError(f"{name}: the network works in {stated} dimensions; 2 or 3 are supported")
     return int(stated)

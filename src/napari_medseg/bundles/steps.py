@@ -128,7 +128,10 @@ def read_inferer(config: Config, spatial_dims: int) -> Tiling:
     section = {k: config.plain(written[k], f"{where}#{k}") for k in used if k in written}
     tile = tuple(int(v) for v in _numbers(section.get("roi_size"), spatial_dims, f"{name}: roi_size of the inferer"))
     overlaps = section.get("overlap", 0.25)
-    overlap = float(max(overlaps) if isinstance(overlaps, Sequence) else overlaps)
+    try:
+        overlap = max(float(v) for v in (overlaps if isinstance(overlaps, list) else [overlaps]))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: overlap of the inferer is {overlaps!r}; a number is expected") from error
     if min(tile) < 1 or not 0 <= overlap < 1:
         raise InputError(
             f"{name}: the inferer has roi_size {tile} and overlap {overlap}; sizes from 1 and an overlap "
@@ -175,6 +178,8 @@ def read_postprocessing(config: Config, out_channels: int) -> After:
         else:
             argmax = argmax or bool(_first(arguments.get("argmax", False)))
             limit = _first(arguments.get("threshold"))
+            if not isinstance(limit, int | float | None):
+                raise InputError(f"{name}: threshold of AsDiscreted is {limit!r}; a number is expected")
             threshold = float(limit) if limit is not None else threshold
     if argmax or instances is not None:
         threshold = None
@@ -192,14 +197,8 @@ def tile_multiple(sizes: Sequence[Any]) -> tuple[int, ...] | None:
     """
     found = []
     for size in sizes:
-        if isinstance(size, int):
-            found.append(size)
-            continue
-        power = re.fullmatch(r"\s*(\d+)\s*\*\*\s*[a-z]\s*\*\s*[a-z]\s*", str(size))
-        times = re.fullmatch(r"\s*(\d+)\s*\*\s*[a-z]\s*|\s*[a-z]\s*\*\s*(\d+)\s*", str(size))
-        if power or str(size).strip() == "*":
-            return None
-        if not times:
+        times = re.fullmatch(r"\s*(\d+)\s*(?:\*\s*[a-z]\s*)?|\s*[a-z]\s*\*\s*(\d+)\s*", str(size))
+        if times is None or int(times.group(1) or times.group(2)) < 1:
             return None
         found.append(int(times.group(1) or times.group(2)))
     return tuple(found) or None
@@ -236,7 +235,9 @@ def _transforms(config: Config, section: str, key: str) -> list[_Transform]:
         if item.get("_disabled_") in (True, "true", "True"):
             continue
         keys = config.plain(item.get("keys", key), f"{place}#keys")
-        if key in ([keys] if isinstance(keys, str) else list(keys)):
+        if not isinstance(keys, str | list):
+            raise InputError(f"{config.name}: {place} has keys {keys!r}; a name or a list of names is expected")
+        if key in ([keys] if isinstance(keys, str) else keys):
             found.append(_Transform(str(item["_target_"]), place, item, config))
     return found
 
@@ -256,8 +257,8 @@ def _orientation(arguments: Mapping[str, Any], name: str) -> tuple[str, ...]:
     codes = arguments.get("axcodes")
     if arguments.get("as_closest_canonical"):
         codes = "RAS"
-    letters = tuple(str(codes or ""))
-    sides = [("LR".find(c) >= 0, "AP".find(c) >= 0, "IS".find(c) >= 0) for c in letters]
+    letters = tuple(str(c) for c in codes) if isinstance(codes, list | tuple) else tuple(str(codes or ""))
+    sides = [(c in ("L", "R"), c in ("A", "P"), c in ("I", "S")) for c in letters]
     if len(letters) != 3 or any(sum(s[k] for s in sides) != 1 for k in range(3)):
         raise InputError(f"{name}: Orientationd has axcodes {codes!r}; three letters such as RAS are expected")
     return letters
