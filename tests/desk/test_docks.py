@@ -352,3 +352,52 @@ def test_removed_layers_leave_the_pickers(qtbot, open_dock, slide, volume):
     viewer.layers.clear()
     assert dock.layers.layer is None
     assert "Open Sample" in dock.warnings.text()
+
+
+def test_labels_too_large_for_memory_are_shown_from_disk_and_exported(qtbot, open_dock, volume, tmp_path, monkeypatch):
+    from napari_medseg.desk import layers
+    from napari_medseg.io import open_segmentation
+
+    monkeypatch.setattr(layers, "IN_MEMORY_BYTES", 0)
+    viewer, dock = open_dock("Segment", volume)
+    dock.models.tick("mr_hippocampus", on=False)
+    dock.models.tick("bright3d")
+    run(qtbot, dock)
+    labels = viewer.layers["bright3d"]
+    assert not isinstance(labels.data, np.ndarray)
+    assert not labels.editable
+    assert "cannot be painted on" in dock.message.text()
+    _, export = viewer.window.add_plugin_dock_widget(PLUGIN, "Export")
+    type_path(qtbot, export, tmp_path / "large.nii.gz")
+    run(qtbot, export)
+    assert export.message.text().startswith("Written and verified"), export.message.text()
+    back = open_segmentation(tmp_path / "large.nii.gz")
+    assert back.extents()[1].voxels == 4 * 5 * 8
+
+
+def test_one_frame_of_a_clip_gives_labels_at_that_frame(qtbot, open_dock):
+    clip = np.zeros((5, 32, 40, 3), np.uint8)
+    clip[3, :, 20:] = 255
+    image = MedicalImage(
+        (clip,), "tyxc", Geometry.from_spacing((32, 40), None), Modality.SM, "RGB", "clip", seconds_per_frame=0.5
+    )
+    viewer, dock = open_dock("Segment", image)
+    dock.models.tick("he_nuclei", on=False)
+    dock.models.tick("bright2d")
+    viewer.dims.set_point(0, 1.5)
+    dock.region.setCurrentText(SLICE)
+    run(qtbot, dock)
+    labels = viewer.layers["bright2d"]
+    assert labels.data.shape == (1, 32, 40)
+    assert labels.data[0, :, 20:].all() and not labels.data[0, :, :20].any()
+    assert labels.data_to_world((0, 0, 0))[0] == 1.5
+
+
+@pytest.mark.parametrize("script", ["case_dock", "segment_dock", "export_dock"])
+def test_examples_show_their_dock(script):
+    from pathlib import Path
+
+    file = Path(__file__).resolve().parents[2] / "examples" / f"{script}.py"
+    code = file.read_text().replace("napari.run()", "print(*viewer.window.dock_widgets)\nviewer.close()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0].lower() == script.partition("_")[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Layer, Shapes
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QComboBox, QLabel
 
@@ -27,6 +27,8 @@ from napari_medseg.desk.segmenting import Made, amounts, segment_with, summary
 
 if TYPE_CHECKING:
     import napari
+
+_ASK_AFTER_MS = 400
 
 
 class SegmentDock(Dock):
@@ -99,6 +101,10 @@ class SegmentDock(Dock):
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Ask, in the background, which devices there are: that loads torch in the child, not here."""
         super().showEvent(event)
+        # once the dock has been drawn
+        QTimer.singleShot(_ASK_AFTER_MS, self._ask_devices)
+
+    def _ask_devices(self) -> None:
         if self._devices is None:
             self._devices = Work(self.worker.devices)
             self._devices.done.connect(self._offer_devices)
