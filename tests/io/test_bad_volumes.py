@@ -361,12 +361,13 @@ def test_dicom_with_nonsense_in_its_numbers(tmp_path):
 
 @pytest.mark.parametrize("ending", WRITTEN)
 def test_a_failed_write_leaves_nothing_behind(tmp_path, ending, monkeypatch):
-    from napari_medseg.io import itk_labels, nifti_labels
+    from napari_medseg.io.itk import exporting as itk_exporting
+    from napari_medseg.io.nifti import exporting as nifti_exporting
 
     def fails(*_):
         raise MedsegError("the written file differs")
 
-    for module in (itk_labels, nifti_labels):
+    for module in (itk_exporting, nifti_exporting):
         monkeypatch.setattr(module, "verify", fails)
     with pytest.raises(MedsegError, match="differs"):
         write_segmentation(segmentation(AFFINES["axial"]), tmp_path / f"l.{ending}")

@@ -112,12 +112,12 @@ def test_ct_without_scaling_is_not_called_hounsfield(tmp_path):
 
 
 def test_only_what_is_looked_at_is_decoded(tmp_path, monkeypatch):
-    from napari_medseg.io import dicom_frames
+    from napari_medseg.io.dicom import frames
 
     image = opened(write_series(tmp_path, volume()))
     decoded = []
-    whole = dicom_frames.decode
-    monkeypatch.setattr(dicom_frames, "decode", lambda path, *rest: decoded.append(path) or whole(path, *rest))
+    whole = frames.decode
+    monkeypatch.setattr(frames, "decode", lambda path, *rest: decoded.append(path) or whole(path, *rest))
     np.testing.assert_array_equal(
         image.read((slice(3, 4), slice(1, 3), slice(2, 5)))[0, 0], volume()[3, 1:3, 2:5].astype(int) - 1024
     )
@@ -596,7 +596,7 @@ def test_frames_of_a_lossless_clip(tmp_path):
     "name", ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "J2K_pixelrep_mismatch", "693_J2KI"]
 )
 def test_stand_in_decoders_agree(name):
-    from napari_medseg.io.dicom_codecs import _by_imagecodecs, decoded_frame
+    from napari_medseg.io.dicom.codecs import _by_imagecodecs, decoded_frame
 
     file = REAL / f"{name}.dcm"
     syntax = str(pydicom.dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID)

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from napari_medseg.case import Geometry, InputError, Segmentation
+from napari_medseg.io.itk.reading import read_segmentation
 from napari_medseg.io.label_volumes import (
     RECORD_KEY,
     lps,
@@ -42,8 +43,6 @@ def write_segmentation(segmentation: Segmentation, path: Path, *, overwrite: boo
     MedsegError
         If what was written does not read back the same; nothing is kept then.
     """
-    from napari_medseg.io.itk import read_segmentation
-
     ending = path.suffix.lower()
     if ending in (".nhdr", ".mhd"):
         whole = {".nhdr": ".nrrd", ".mhd": ".mha"}[ending]

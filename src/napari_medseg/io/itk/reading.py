@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import Geometry, InputError, Label, MedicalImage, Segmentation, Source
-from napari_medseg.io.itk_headers import Grid, read_header
-from napari_medseg.io.itk_labels import write_segmentation
+from napari_medseg.io.itk.headers import Grid, read_header
 from napari_medseg.io.label_volumes import RECORD_KEY, labels_of, lps, parse_record, stem
 from napari_medseg.io.lazy import AnyArray
 from napari_medseg.io.stored import (
@@ -30,8 +29,6 @@ from napari_medseg.io.stored import (
     read_exactly,
     warning_of_missing_values,
 )
-
-__all__ = ["read", "read_segmentation", "write_segmentation"]
 
 _EAGER_BYTES = 1 << 26
 # context, category, then the type of the segment: scheme, code, meaning

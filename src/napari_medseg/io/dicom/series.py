@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_medseg.case import Geometry, InputError
 from napari_medseg.case.geometry import FloatArray
-from napari_medseg.io.dicom_planes import CONTRASTS, TIMES, Plane
+from napari_medseg.io.dicom.planes import CONTRASTS, TIMES, Plane
 from napari_medseg.io.label_volumes import lps
 
 _SAME_PLACE_MM = 0.01

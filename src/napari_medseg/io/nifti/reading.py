@@ -17,7 +17,7 @@ from napari_medseg.case import Geometry, InputError, MedicalImage, Segmentation,
 from napari_medseg.case.geometry import FloatArray
 from napari_medseg.io.label_volumes import labels_of, stem
 from napari_medseg.io.lazy import AnyArray
-from napari_medseg.io.nifti_labels import record_and_names, write_segmentation
+from napari_medseg.io.nifti.names import record_and_names
 from napari_medseg.io.stored import (
     Layout,
     PackedVolume,
@@ -27,8 +27,6 @@ from napari_medseg.io.stored import (
     read_exactly,
     warning_of_missing_values,
 )
-
-__all__ = ["read", "read_segmentation", "write_segmentation"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import html
-import re
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_medseg.case import Label, Segmentation
-from napari_medseg.io.label_volumes import RECORD_KEY, parse_record, record_of, slabs, stored_dtype, volume_geometry
+from napari_medseg.case import Segmentation
+from napari_medseg.io.label_volumes import RECORD_KEY, record_of, slabs, stored_dtype, volume_geometry
+from napari_medseg.io.nifti.names import COMMENT
+from napari_medseg.io.nifti.reading import read_segmentation
 from napari_medseg.io.writing import staged, verify
 
-_COMMENT = 6
-_CARET = (0, 30)
 _LARGEST_NIFTI1 = 32767
 _SHEAR = 1e-4
 _PACK_LEVEL = 4
-
-_CARET_LABEL = re.compile(r"<Label\b([^>]*)>(?:\s*<!\[CDATA\[(.*?)\]\]>|([^<]*))", re.DOTALL)
-_ATTRIBUTE = re.compile(r'(\w+)\s*=\s*"([^"]*)"')
 
 
 def write_segmentation(segmentation: Segmentation, path: Path, *, overwrite: bool) -> None:
@@ -39,8 +33,6 @@ def write_segmentation(segmentation: Segmentation, path: Path, *, overwrite: boo
     MedsegError
         If what was written does not read back the same; nothing is kept then.
     """
-    from napari_medseg.io.nifti import read_segmentation
-
     dtype = stored_dtype(segmentation, path.name)
     with staged(path, overwrite=overwrite) as temporary:
         header = _header(segmentation, dtype)
@@ -81,39 +73,6 @@ def _header(segmentation: Segmentation, dtype: np.dtype[Any]) -> Any:
         header.set_qform(affine, code=0 if sheared else 1, strip_shears=True)
     header.set_intent("label")
     header["descrip"] = b"napari-medseg labels"
-    header.extensions.append(Nifti1Extension(_COMMENT, f"{RECORD_KEY}:{record_of(segmentation)}".encode()))
+    header.extensions.append(Nifti1Extension(COMMENT, f"{RECORD_KEY}:{record_of(segmentation)}".encode()))
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     return header
-
-
-def record_and_names(extensions: Iterable[Any]) -> tuple[dict[str, Any] | None, dict[int, Label]]:
-    """Our own record, and the names of a Caret label table (as Connectome Workbench and TotalSegmentator write)."""
-    record: dict[str, Any] | None = None
-    names: dict[int, Label] = {}
-    for extension in extensions:
-        code = int(extension.get_code())
-        if code != _COMMENT and code not in _CARET:
-            continue
-        content = extension.get_content()
-        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
-        text = text.rstrip("\0")
-        if code == _COMMENT and text.startswith(f"{RECORD_KEY}:"):
-            record = parse_record(text.removeprefix(f"{RECORD_KEY}:").rstrip())
-        elif code in _CARET:
-            names |= _caret_names(text)
-    return record, names
-
-
-def _caret_names(text: str) -> dict[int, Label]:
-    names: dict[int, Label] = {}
-    for attributes, quoted, plain in _CARET_LABEL.findall(text):
-        values = dict(_ATTRIBUTE.findall(attributes))
-        name = (quoted or html.unescape(plain)).strip()
-        if not values.get("Key", "").isdigit() or int(values["Key"]) == 0 or not name:
-            continue
-        try:
-            red, green, blue = (round(255 * min(1.0, max(0.0, float(values[k])))) for k in ("Red", "Green", "Blue"))
-            names[int(values["Key"])] = Label(int(values["Key"]), name, (red, green, blue))
-        except (KeyError, ValueError):
-            names[int(values["Key"])] = Label(int(values["Key"]), name)
-    return names

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_medseg.io.dicom_header import damage, number, pixel_element, text
+from napari_medseg.io.dicom.header import damage, number, pixel_element, text
 from napari_medseg.io.lazy import AnyArray
 
 _JPEG, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
@@ -41,7 +41,7 @@ def decoded_frame(path: Path, frame: int, transfer_syntax: str) -> AnyArray:
     Raises
     ------
     Exception
-        One of `napari_medseg.io.dicom_header.damage`, or ``RuntimeError``.
+        One of `napari_medseg.io.dicom.header.damage`, or ``RuntimeError``.
     """
     from pydicom.pixels import pixel_array
     from pydicom.uid import UID

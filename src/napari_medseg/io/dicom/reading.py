@@ -15,8 +15,8 @@ import numpy as np
 
 from napari_medseg.case import Geometry, InputError, MedicalImage, Modality, Source
 from napari_medseg.case.image import Intensity
-from napari_medseg.io.dicom_frames import FrameArray, value_dtype
-from napari_medseg.io.dicom_header import (
+from napari_medseg.io.dicom.frames import FrameArray, value_dtype
+from napari_medseg.io.dicom.header import (
     Header,
     details,
     identifiers_present,
@@ -28,8 +28,8 @@ from napari_medseg.io.dicom_header import (
     read_header,
     text,
 )
-from napari_medseg.io.dicom_planes import Plane, planes_of
-from napari_medseg.io.dicom_series import Stack, stacks_of
+from napari_medseg.io.dicom.planes import Plane, planes_of
+from napari_medseg.io.dicom.series import Stack, stacks_of
 
 _STACKED_WITHOUT_PLACE = ("CT", "MR", "PT")
 _CM = 3

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_medseg.case import InputError
 from napari_medseg.case.geometry import FloatArray
-from napari_medseg.io.dicom_header import Header, items, number, numbers, text
+from napari_medseg.io.dicom.header import Header, items, number, numbers, text
 
 # What may tell apart several frames at one place, in the order in which it is tried: keyword, words, enhanced group.
 # The last ones are times: frames that differ in them are one image that moves.

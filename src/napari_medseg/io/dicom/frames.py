@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import InputError
-from napari_medseg.io.dicom_codecs import decoded_frame
-from napari_medseg.io.dicom_header import DEFLATED, Header, damage, items, quietly
-from napari_medseg.io.dicom_planes import Plane
+from napari_medseg.io.dicom.codecs import decoded_frame
+from napari_medseg.io.dicom.header import DEFLATED, Header, damage, items, quietly
+from napari_medseg.io.dicom.planes import Plane
 from napari_medseg.io.lazy import AnyArray, LazyArray
 
 
