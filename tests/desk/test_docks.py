@@ -401,3 +401,52 @@ def test_examples_show_their_dock(script):
     code = file.read_text().replace("napari.run()", "print(*viewer.window.dock_widgets)\nviewer.close()")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0].lower() == script.partition("_")[0]
+
+
+def test_keys_on_the_canvas_open_the_docks(qtbot, open_dock, slide):
+    viewer, _ = open_dock("Case", slide)
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.keyClick(canvas, Qt.Key.Key_E, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier)
+    qtbot.waitUntil(lambda: any("Export" in name for name in viewer.window.dock_widgets), timeout=5000)
+
+
+def test_menu_commands_open_their_docks(open_dock, slide):
+    from napari_medseg.plugin import export_selected, segment_selected
+
+    viewer, _ = open_dock("Case", slide)
+    segment_selected(viewer)
+    export_selected(viewer)
+    assert sum("napari-medseg" in name for name in viewer.window.dock_widgets) == 3
+
+
+def test_closing_the_window_in_the_middle_of_a_run_ends_everything():
+    code = """
+import sys, time
+import napari, numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+from napari_medseg.desk.child import shared_worker
+
+viewer = napari.Viewer(show=True)
+viewer.add_image(np.zeros((4096, 4096, 3), np.uint8), rgb=True)
+_, dock = viewer.window.add_plugin_dock_widget("napari-medseg", "Segment")
+dock.models.tick("he_nuclei")
+dock.run()
+
+def close_when_busy():
+    if dock.run_bar.bar.value() >= 4:
+        print(shared_worker().pid, flush=True)
+        timer.stop()
+        viewer.close()
+
+timer = QTimer()
+timer.setInterval(20)
+timer.timeout.connect(close_when_busy)
+timer.start()
+napari.run()
+"""
+    import psutil
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert not psutil.pid_exists(int(done.stdout.split()[-1]))

@@ -78,6 +78,7 @@ class Worker:
         self._events: Connection | None = None
         self._pixels: Connection | None = None
         self._lock = threading.Lock()
+        self._retired = False
 
     def segment(self, image: MedicalImage, run: Run, *, progress: Progress) -> RunResult:
         """The same as `napari_medseg.inference.segment`, in the child. Blocks: call it in a job.
@@ -109,12 +110,21 @@ class Worker:
             process.kill()
             process.wait()
         for connection in (self._events, self._pixels):
-            if connection is not None:
-                connection.close()
+            # the thread that waits for the answer may be closing them too
+            with suppress(OSError):
+                if connection is not None:
+                    connection.close()
+
+    def retire(self) -> None:
+        """Close for good: calls that still wait are cancelled instead of starting another child."""
+        self._retired = True
+        self.close()
 
     def _ask(self, request: tuple[Any, ...], progress: Progress, image: MedicalImage | None) -> Any:
         with self._lock:
             progress.check()
+            if self._retired:
+                raise CancelledError("Cancelled.")
             self._start(progress)
             assert self._events is not None and self._pixels is not None
             try:
@@ -123,9 +133,11 @@ class Worker:
                     threading.Thread(target=_serve, args=(self._pixels, image), daemon=True).start()
                 return self._answer(progress)
             except (EOFError, OSError) as error:
-                code = self._process.wait() if self._process is not None else None
+                process = self._process
+                code = process.wait() if process is not None else None
                 self.close()
-                if progress.cancelled:
+                # without a process somebody closed this worker: the program is ending
+                if progress.cancelled or process is None:
                     raise CancelledError("Cancelled.") from error
                 raise MedsegError(
                     f"The process that computes labels ended without an answer (exit status {code}), most often "
@@ -185,7 +197,7 @@ class Worker:
 def shared_worker() -> Worker:
     """The one worker of this program; it ends with the program."""
     worker = Worker()
-    atexit.register(worker.close)
+    atexit.register(worker.retire)
     return worker
 
 

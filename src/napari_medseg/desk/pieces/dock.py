@@ -40,6 +40,9 @@ class Dock(QScrollArea):
         self.form = new_form()
         self.form.addRow(layer_word, self.layers)
         self.column.addLayout(self.form)
+        # the same keys as in napari.yaml, which napari does not bind by itself
+        viewer.bind_key("Control-Alt-S", open_segment_dock, overwrite=True)
+        viewer.bind_key("Control-Alt-E", open_export_dock, overwrite=True)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Stop what runs and stop listening."""
@@ -58,6 +61,16 @@ class Dock(QScrollArea):
     def leave(self) -> None:
         """Stop listening to the viewer."""
         self.layers.disconnect_viewer()
+
+
+def open_segment_dock(viewer: Any) -> None:
+    """Open the Segment dock."""
+    viewer.window.add_plugin_dock_widget("napari-medseg", "Segment")
+
+
+def open_export_dock(viewer: Any) -> None:
+    """Open the Export dock."""
+    viewer.window.add_plugin_dock_widget("napari-medseg", "Export")
 
 
 def new_form() -> QFormLayout:
