@@ -182,3 +182,20 @@ def test_duplicating_a_layer_copies_no_case(volume):
 
     layer = shown(volume)
     assert deepcopy(layer.metadata)["medseg"] is layer.metadata["medseg"]
+
+
+def test_large_labels_are_shown_from_their_pyramid(tmp_path, monkeypatch):
+    from napari_medseg.desk import layers
+    from napari_medseg.io.ome_zarr import LabelStoreWriter, read_segmentation
+
+    monkeypatch.setattr(layers, "IN_MEMORY_BYTES", 1000)
+    geometry = Geometry.from_spacing((1500, 2000), (0.5, 0.5), "um")
+    with LabelStoreWriter.create(tmp_path / "a.zarr", geometry) as writer:
+        writer.array[100:900, 300:1200] = 7
+        writer.finish(LabelTable.from_names({7: "stroma"}), Provenance())
+    stored = read_segmentation(tmp_path / "a.zarr")
+    layer = Layer.create(*labels_layer(stored))
+    assert layer.multiscale
+    assert [tuple(level.shape) for level in layer.data] == [(1500, 2000), (750, 1000), (375, 500)]
+    assert layer.get_value((100 * 0.5, 300 * 0.5), world=True)[1] == 7
+    np.testing.assert_array_equal(np.asarray(segmentation(layer).data[...]), np.asarray(stored.data[...]))

@@ -111,6 +111,9 @@ def labels_layer(segmentation: Segmentation, like: MedicalImage | None = None, c
     checksum = checksum_of(data) if small else None
     first = segmentation.axes.index(segmentation.geometry.axes[0])
     shown = _turned(data, placement.axis_map, first)
+    if not small and segmentation.coarser:
+        # napari draws a whole plane of a single level, however large
+        shown = [shown, *(_turned(level, placement.axis_map, first) for level in segmentation.coarser)]
     if segmentation.table.instances and count is None and small:
         count = int(data.max(initial=0))
     record = LabelsRecord(replace(segmentation, data=data), placement, checksum, like.source if like else None)
@@ -122,6 +125,7 @@ def labels_layer(segmentation: Segmentation, like: MedicalImage | None = None, c
             "colormap": colormap_of(segmentation.table),
             "features": names_of(segmentation.table, count or 0),
             "opacity": 0.6,
+            "multiscale": isinstance(shown, list),
             **_transform(segmentation.axes, placement, segmentation.seconds_per_frame),
         },
         "labels",
