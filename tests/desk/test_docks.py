@@ -246,7 +246,8 @@ def test_export_by_clicking_is_read_by_ome_zarr_itself(qtbot, labelled, volume, 
     click(qtbot, dock.with_image)
     type_path(qtbot, dock, tmp_path / "out.zarr")
     run(qtbot, dock)
-    assert dock.message.text() == f"Written and verified: {tmp_path / 'out.zarr'}"
+    assert dock.message.text() == "Written and verified: out.zarr"
+    assert dock.message.toolTip() == str(tmp_path / "out.zarr")
     nodes = [n for n in Reader(parse_url(tmp_path / "out.zarr" / "labels" / "lesions"))() if n.data]
     # the reader also lists the image that the labels belong to
     node = next(n for n in nodes if "lesions" in str(n.zarr))

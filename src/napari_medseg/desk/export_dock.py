@@ -132,7 +132,9 @@ class ExportDock(Dock):
             self.choose(Path(chosen))
 
     def _say_written(self, path: Path) -> None:
-        self.message.say(f"Written and verified: {path}")
+        # a long path has no place to wrap; the field above holds it
+        self.message.say(f"Written and verified: {path.name}")
+        self.message.setToolTip(str(path))
 
     def _say_failure(self, words: str) -> None:
         self.message.warn(words)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -10,6 +12,8 @@ from qtpy.QtCore import QObject, Signal
 from napari_medseg.case import MedsegError
 from napari_medseg.desk import pauses
 from napari_medseg.jobs import Job, JobState, Status
+
+_GRACE_SECONDS = 10.0
 
 
 class Work(QObject):
@@ -63,6 +67,18 @@ class Work(QObject):
     def _release(self) -> None:
         pauses.end()
         Work._running.discard(self)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Stop what still runs before Qt is taken down: a signal sent after that would crash the program."""
+    running = list(Work._running)
+    for work in running:
+        work.blockSignals(True)
+        work.cancel()
+    for work in running:
+        with suppress(TimeoutError):
+            work.job.wait(_GRACE_SECONDS)
 
 
 def sentence(error: BaseException | None) -> str:
