@@ -80,6 +80,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     from napari.layers import Layer
 
     from napari_medseg.case import Step
+    from napari_medseg.desk.exporting import series_of
     from napari_medseg.desk.layers import segmentation
     from napari_medseg.io import write_segmentation
     from napari_medseg.io.formats import label_format
@@ -88,7 +89,8 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     viewer = napari.current_viewer()
     labels = segmentation(layer, viewer.layers if viewer else ())
     history = labels.provenance.with_step(Step.now("export", format=label_format(path).name))
-    write_segmentation(replace(labels, provenance=history), path, overwrite=True)
+    like = series_of(layer, viewer.layers if viewer else ())
+    write_segmentation(replace(labels, provenance=history), path, overwrite=True, like=like)
     return [path]
 
 

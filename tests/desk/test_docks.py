@@ -451,3 +451,26 @@ napari.run()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert "Traceback" not in done.stderr
     assert not psutil.pid_exists(int(done.stdout.split()[-1]))
+
+
+def test_dicom_segmentation_refers_to_the_open_series(qtbot, open_dock, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    from napari_medseg.samples import head_ct
+
+    image = head_ct()
+    viewer, dock = open_dock("Export", image)
+    ids = np.zeros(image.geometry.shape, np.uint8)
+    ids[0, 200:240, 180:260] = 1
+    made = Segmentation(ids, image.geometry, LabelTable.from_names(["lesion"]), name="lesion")
+    viewer.add_layer(Layer.create(*labels_layer(made, image)))
+    dock.formats.setCurrentIndex(next(k for k in range(dock.formats.count()) if "DICOM" in dock.formats.itemText(k)))
+    type_path(qtbot, dock, tmp_path / "lesion.dcm")
+    run(qtbot, dock)
+    assert not dock.message.is_error, dock.message.text()
+    written = pydicom.dcmread(tmp_path / "lesion.dcm")
+    original = pydicom.dcmread(image.source.paths[0])
+    assert written.Modality == "SEG"
+    assert written.FrameOfReferenceUID == original.FrameOfReferenceUID
+    assert written.SegmentSequence[0].SegmentLabel == "lesion"
+    assert int(written.pixel_array.sum()) == 40 * 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,5 +66,15 @@ def export(layer: Labels, others: Iterable[Layer], order: Order, *, progress: Pr
             raise InputError(f"{layer.name}: its layer was moved away from the image; leave the image out.")
     progress.check()
     progress.begin(1, "writing and verifying")
-    write_segmentation(labels, order.path, overwrite=order.replace_existing, ngff=order.ngff, image=image)
+    like = series_of(layer, others) if "like" in form.write_options else None
+    write_segmentation(labels, order.path, overwrite=order.replace_existing, ngff=order.ngff, image=image, like=like)
     return order.path
+
+
+def series_of(layer: Labels, others: Iterable[Layer]) -> Path | None:
+    """The folder or file of the DICOM series that the labels were made on, if its image is open."""
+    image = source_of(layer, others)
+    if image is None or not image.source.paths or not image.source.format.startswith("DICOM"):
+        return None
+    paths = image.source.paths
+    return paths[0] if len(paths) == 1 else Path(os.path.commonpath(paths))
