@@ -51,6 +51,17 @@ def test_one_seed_gives_one_result(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_stopping_early_gives_the_weights_of_that_step(tmp_path):
+    stopped = load_file(trainer(tmp_path / "a", steps=40, stop_after=20, save_every=15).run())
+    run = trainer(tmp_path / "b", steps=40, save_every=20)
+    seen = []
+    run.score = lambda network: seen.append({k: v.clone() for k, v in network.state_dict().items()}) or {}
+    run.run()
+    assert all(torch.equal(stopped[k], seen[0][k]) for k in stopped)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "a" / "progress.jsonl").read_text().splitlines()]
+    assert steps == [15, 20]
+
+
 def test_bfloat16_and_threads_are_accepted(tmp_path):
     before = torch.get_num_threads()
     try:

@@ -25,7 +25,7 @@ class Trainer:
     loss
         Callable (output float32, label) → scalar.
     steps
-        Optimiser steps in all.
+        Optimiser steps that the learning rate's course is laid out for.
     directory
         Where ``model.safetensors`` (averaged weights) and ``progress.jsonl`` go.
     learning_rate, weight_decay
@@ -41,6 +41,8 @@ class Trainer:
         It never changes the training.
     threads
         Processor threads for torch; left as they are when 0.
+    stop_after
+        End after this many steps without changing the rate's course; after `steps` when 0.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Trainer:
         save_every: int = 500,
         score: Callable[[torch.nn.Module], Mapping[str, float]] | None = None,
         threads: int = 0,
+        stop_after: int = 0,
     ) -> None:
         import copy
 
@@ -66,6 +69,7 @@ class Trainer:
             torch.set_num_threads(threads)
         self.network, self.batches, self.loss = network, batches, loss
         self.steps, self.directory = steps, Path(directory)
+        self.last = min(stop_after or steps, steps)
         self.learning_rate, self.ema_decay, self.bf16 = learning_rate, ema_decay, bf16
         self.save_every, self.score = save_every, score
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -86,7 +90,7 @@ class Trainer:
         self.network.train()
         source = iter(self.batches)
         started, running = time.monotonic(), 0.0
-        for step in range(self.steps):
+        for step in range(self.last):
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(step)
             try:
@@ -104,7 +108,7 @@ class Trainer:
             self.optimiser.step()
             self._follow(step)
             running += float(loss.detach())
-            if (step + 1) % self.save_every == 0 or step + 1 == self.steps:
+            if (step + 1) % self.save_every == 0 or step + 1 == self.last:
                 span = self.save_every if (step + 1) % self.save_every == 0 else (step + 1) % self.save_every
                 self._save(step + 1, running / span, time.monotonic() - started)
                 running = 0.0
