@@ -15,6 +15,7 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
 from napari_medseg.cli import main
+from tests.io.dicom_cases import SECRET, volume, write_series
 from tests.threshold_bundle import write_threshold_bundle
 
 
@@ -130,6 +131,44 @@ def test_ct_labels_lie_where_simpleitk_puts_the_slice(capsys, tmp_path, name):
     labels, scale, _ = by_ome_zarr(store)
     assert np.array_equal(labels.reshape(expected.shape), expected)
     assert scale[-2:] == pytest.approx(slice_.GetSpacing()[1::-1], rel=1e-4)
+
+
+def test_ct_labels_in_a_dicom_segmentation_lie_on_their_series(capsys, tmp_path):
+    import highdicom
+    import pydicom
+
+    oblique = tuple(np.round([0.8, 0.6, 0, -0.36, 0.48, 0.8], 8))
+    pixels = volume(6, 9, 8)
+    series = write_series(
+        tmp_path / "ct", pixels, oblique, StudyInstanceUID="1.2.3.1", FrameOfReferenceUID="1.2.3.2", PatientSex="O"
+    )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
+    source = reader.Execute()
+    expected = sitk.GetArrayFromImage(source) > -789.5
+    z, y, x = np.argwhere(expected).mean(0)
+    there = np.array(source.TransformContinuousIndexToPhysicalPoint([float(x), float(y), float(z)]))
+    store, told = segment(capsys, tmp_path, series, spatial_dims=3, channels=1, level=-789.5)
+    assert told["labels"][0]["voxels"] == expected.sum() > 100
+
+    out = run(capsys, "export", store, "-o", tmp_path / "seg.dcm", "--like", series, "--json")
+    assert SECRET not in out
+    exported = json.loads(out)
+    assert (exported["format"], exported["verified"]) == ("DICOM segmentation", True)
+    assert exported["labels"][0]["voxels"] == expected.sum()
+    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
+    grid = segmentation.get_volume(combine_segments=True)
+    assert np.count_nonzero(grid.array == 1) == np.count_nonzero(grid.array) == expected.sum()
+    where = grid.map_indices_to_reference(np.argwhere(grid.array == 1).mean(0)[None])[0]
+    assert where == pytest.approx(there, abs=1e-4)
+    described = segmentation.get_segment_description(1)
+    assert (described.segment_label, described.algorithm_type.value) == ("bright", "AUTOMATIC")
+    assert described.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "bright"
+    assert pydicom.dcmread(tmp_path / "seg.dcm").StudyInstanceUID == "1.2.3.1"
+
+    info = run(capsys, "info", tmp_path / "seg.dcm", "--json")
+    assert json.loads(info)["kind"] == "labels"
+    assert SECRET not in info
 
 
 def test_slide_labels_lie_where_openslide_says(capsys, tmp_path, shared_data):

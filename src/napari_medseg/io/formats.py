@@ -38,6 +38,15 @@ FORMATS: tuple[Format, ...] = (
     Format("NIfTI", "nifti", (".nii", ".nii.gz"), reads_labels=True, writes_labels=True),
     Format("NRRD or MetaImage", "itk", (".nrrd", ".nhdr", ".mha", ".mhd"), reads_labels=True, writes_labels=True),
     Format("DICOM", "dicom", (".dcm", ".dicom", ".ima")),
+    Format(
+        "DICOM segmentation",
+        "dicom_seg",
+        (".dcm",),
+        reads_images=False,
+        reads_labels=True,
+        writes_labels=True,
+        write_options=("like",),
+    ),
     Format("whole slide", "wsi", (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")),
     Format("TIFF", "tiff", (".tif", ".tiff", ".ome.tif", ".ome.tiff"), reads_labels=True, writes_labels=True),
     Format("PNG, JPEG or BMP", "raster", (".png", ".jpg", ".jpeg", ".bmp"), reads_labels=True, writes_labels=True),
@@ -67,11 +76,11 @@ def format_of(path: Path) -> Format:
         raise InputError(f"{path.name}: the file is empty (0 bytes); copy or export it again.")
     for candidate in FORMATS:
         if candidate.module != "ome_zarr" and candidate.matches(path):
-            return candidate
+            return _dicom_kind(path) if candidate.module == "dicom" else candidate
     with path.open("rb") as stream:
         stream.seek(_DICOM_PREAMBLE)
         if stream.read(4) == b"DICM":
-            return _named("dicom")
+            return _dicom_kind(path)
     raise InputError(f"{path.name}: not a known kind of image; accepted are {accepted_names()}.")
 
 
@@ -81,6 +90,12 @@ def _format_of_folder(path: Path) -> Format:
     if not any(path.iterdir()):
         raise InputError(f"{path.name}: the folder is empty; accepted are a DICOM folder or an OME-Zarr store.")
     return _named("dicom")
+
+
+def _dicom_kind(path: Path) -> Format:
+    from napari_medseg.io.dicom.header import is_segmentation
+
+    return _named("dicom_seg" if is_segmentation(path) else "dicom")
 
 
 def _named(module: str) -> Format:
@@ -106,6 +121,9 @@ def open_images(path: str | os.PathLike[str]) -> list[MedicalImage]:
     """
     file = Path(path).expanduser()
     form = format_of(file)
+    if form.module == "dicom_seg":
+        # its sentence names what else than an image a DICOM file may be
+        form = _named("dicom")
     if not form.reads_images:
         raise InputError(f"{file.name}: {form.name} files hold labels, not an image; open the image they belong to.")
     read: Callable[[Path], list[MedicalImage]] = _module(form).read

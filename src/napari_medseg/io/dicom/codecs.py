@@ -6,12 +6,13 @@ compression has its own decoder here, and imagecodecs stands in where that one d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_medseg.io.dicom.header import damage, number, pixel_element, text
+from napari_medseg.io.dicom.header import DEFLATED, damage, number, pixel_element, text
 from napari_medseg.io.lazy import AnyArray
 
 _JPEG, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
@@ -63,6 +64,20 @@ def decoded_frame(path: Path, frame: int, transfer_syntax: str) -> AnyArray:
     if transfer_syntax not in _STAND_INS:
         raise NotImplementedError(f"the compression {UID(transfer_syntax).name}")
     return _by_imagecodecs(path, frame, transfer_syntax)
+
+
+def decoded_frames(path: Path, count: int, transfer_syntax: str) -> Iterator[AnyArray]:
+    """The numbers of all frames in their order; raises as `decoded_frame` does."""
+    from pydicom import dcmread
+    from pydicom.pixels import iter_pixels
+    from pydicom.uid import UID
+
+    if transfer_syntax == DEFLATED:
+        yield from iter_pixels(dcmread(path, force=True))
+    elif UID(transfer_syntax).is_compressed:
+        yield from (decoded_frame(path, k, transfer_syntax) for k in range(count))
+    else:
+        yield from iter_pixels(path)
 
 
 def _by_imagecodecs(path: Path, frame: int, transfer_syntax: str) -> AnyArray:

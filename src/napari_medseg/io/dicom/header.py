@@ -19,12 +19,12 @@ from napari_medseg.case import InputError, Modality
 
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 DIRECTORY = "1.2.840.10008.1.3.10"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _KINDS = {
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
     "1.2.840.10008.5.1.4.1.1.481.3": "a set of radiotherapy structures",
     "1.2.840.10008.5.1.4.1.1.481.5": "a radiotherapy plan",
-    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation",
+    **dict.fromkeys(_SEGMENTATIONS, "a segmentation"),
     "1.2.840.10008.5.1.4.1.1.104.1": "a PDF document",
     DIRECTORY: "the index of a folder",
 }
@@ -192,8 +192,19 @@ def looks_like_dicom(path: Path) -> bool:
     return head[128:] == b"DICM" or (head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00")
 
 
-def read_header(path: Path) -> Header:
-    """The header of a DICOM image, after checking that all its pixels are there.
+def is_segmentation(path: Path) -> bool:
+    """Whether a file that exists says in its first bytes that it is a DICOM segmentation."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        with quietly():
+            return text(read_file_meta_info(path), "MediaStorageSOPClassUID") in _SEGMENTATIONS
+    except damage():
+        return False
+
+
+def read_header(path: Path, *, segmentation: bool = False) -> Header:
+    """The header of a DICOM image (or `segmentation`), after checking that all its pixels are there.
 
     Raises
     ------
@@ -207,7 +218,7 @@ def read_header(path: Path) -> Header:
             raise InputError(f"{path.name}: not a DICOM file although its name or place says so; {_ACCEPTED}.")
         with quietly(), path.open("rb") as stream:
             data = dcmread(stream, stop_before_pixels=True, force=True)
-            _refuse_other_kinds(path, data)
+            _refuse_other_kinds(path, data, segmentation)
             return _checked(path, data, stream)
     except FileNotFoundError as error:
         raise InputError(f"{path.name}: there is no such file.") from error
@@ -218,8 +229,12 @@ def read_header(path: Path) -> Header:
         raise InputError(f"{path.name}: the DICOM header is damaged or cut short; export the file again.") from error
 
 
-def _refuse_other_kinds(path: Path, data: Any) -> None:
+def _refuse_other_kinds(path: Path, data: Any, segmentation: bool) -> None:
     kind = text(data, "SOPClassUID") or text(getattr(data, "file_meta", {}), "MediaStorageSOPClassUID")
+    if segmentation:
+        if kind not in _SEGMENTATIONS:
+            raise InputError(f"{path.name}: holds no DICOM segmentation; open it as an image.")
+        return
     modality = text(data, "Modality")
     word = _KINDS.get(kind)
     if kind == DIRECTORY:
