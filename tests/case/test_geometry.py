@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -199,6 +200,16 @@ def test_dictionary_round_trip(geometry):
 def test_impossible_grids_are_refused(shape, affine, word):
     with pytest.raises(ValueError, match=word):
         Geometry(shape, affine)
+
+
+@pytest.mark.parametrize("entry", [{"unit": "nm"}, {"unit": ""}, {"frame": "scanner"}, {"frame": None}])
+def test_unknown_units_and_frames_are_refused(entry):
+    known = Geometry.from_spacing((3, 4), (1, 1), "mm")
+    [(name, value)] = entry.items()
+    with pytest.raises(ValueError, match=f"the {name} {value!r} is not one of"):
+        replace(known, **entry)
+    with pytest.raises(ValueError, match=f"the {name} {value!r} is not one of"):
+        Geometry.from_dict(known.to_dict() | entry)
 
 
 def test_impossible_requests_are_refused():

@@ -101,7 +101,7 @@ class Geometry:
     Raises
     ------
     ValueError
-        If the shape is not 2-D or 3-D, or the affine is not an invertible, finite 4x4.
+        If the shape is not 2-D or 3-D, the affine is not an invertible, finite 4x4, or the unit or frame is unknown.
     """
 
     shape: tuple[int, ...]
@@ -118,6 +118,10 @@ class Geometry:
             raise ValueError("the affine must be a finite 4x4 matrix")
         if not np.allclose(affine[3], (0, 0, 0, 1)) or abs(np.linalg.det(affine[:3, :3])) < 1e-18:
             raise ValueError("the affine must be invertible and end in the row 0 0 0 1")
+        if self.unit not in ("mm", "um", None):
+            raise ValueError(f"the unit {self.unit!r} is not one of mm, um or None")
+        if self.frame not in ("patient", "image"):
+            raise ValueError(f"the frame {self.frame!r} is not one of patient or image")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)

@@ -101,8 +101,6 @@ def _table(ids: set[int], many: bool, names: Mapping[int, Label]) -> LabelTable:
 def _own_grid(image: MedicalImage, record: Mapping[str, Any]) -> tuple[Geometry, str]:
     """The recorded grid if it still describes this file, else the file's: another program may have resampled it."""
     recorded, axes = Geometry.from_dict(record["geometry"]), str(record["axes"])
-    if recorded.unit not in ("mm", "um", None) or recorded.frame not in ("patient", "image"):
-        raise ValueError(f"unit {recorded.unit!r} or frame {recorded.frame!r}")
     if axes not in (recorded.axes, f"t{recorded.axes}"):
         raise ValueError(f"axes {axes!r}")
     expected = volume_geometry(recorded)
