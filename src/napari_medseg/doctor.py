@@ -122,16 +122,9 @@ def _devices(report: Report) -> None:
 
 
 def _codecs(report: Report) -> None:
-    from pydicom import pixels, uid
+    from napari_medseg.io.dicom.codecs import readable
 
-    kinds = {
-        "JPEG": uid.JPEGBaseline8Bit,
-        "JPEG Lossless": uid.JPEGLosslessSV1,
-        "JPEG-LS": uid.JPEGLSLossless,
-        "JPEG 2000": uid.JPEG2000,
-        "RLE": uid.RLELossless,
-    }
-    report.codecs = {f"DICOM {name}": pixels.get_decoder(kind).is_available for name, kind in kinds.items()}
+    report.codecs = {f"DICOM {name}": there for name, there in readable().items()}
     report.codecs["video H.264"] = _video_codec("h264")
     for name, there in report.codecs.items():
         if not there:

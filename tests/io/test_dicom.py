@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from napari_medseg.case import InputError, MedicalImage, Modality
 from napari_medseg.io import dicom, open_images
+from napari_medseg.io.dicom import codecs
 from tests.io.dicom_cases import AXIAL, MR, SECRET, dataset, enhanced, save, sequence, volume, write_series
 from tests.io.volume_cases import rotation, sitk_to_ras
 
@@ -596,11 +597,9 @@ def test_frames_of_a_lossless_clip(tmp_path):
     "name", ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "J2K_pixelrep_mismatch", "693_J2KI"]
 )
 def test_stand_in_decoders_agree(name):
-    from napari_medseg.io.dicom.codecs import _by_imagecodecs, decoded_frame
-
     file = REAL / f"{name}.dcm"
     syntax = str(pydicom.dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID)
-    np.testing.assert_array_equal(_by_imagecodecs(file, 0, syntax), decoded_frame(file, 0, syntax))
+    np.testing.assert_array_equal(codecs._by_imagecodecs(file, 0, syntax), codecs.decoded_frame(file, 0, syntax))
 
 
 def test_damaged_jpeg_does_not_end_the_process(tmp_path):
@@ -618,15 +617,27 @@ def test_damaged_jpeg_does_not_end_the_process(tmp_path):
             assert str(error).startswith("v.dcm: ")
 
 
+def test_what_is_missing_is_said(monkeypatch):
+    import imagecodecs
+
+    assert codecs.readable() == dict.fromkeys(("JPEG", "JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE"), True)
+    monkeypatch.setattr(imagecodecs.JPEGSOF3, "available", False)
+    assert [name for name, there in codecs.readable().items() if not there] == ["JPEG Lossless"]
+
+
 def test_gdcm_is_never_asked(monkeypatch):
-    from pydicom.pixels.decoders import gdcm
+    """Not even where it is installed, and would be the first that pydicom asks."""
+    from pydicom.pixels import get_decoder
 
-    def asked(*_):
-        raise AssertionError("GDCM was asked to decode")
-
-    monkeypatch.setattr(gdcm, "_decode_frame", asked)
+    asked = []
     for name in ("693_J2KI", "SC_rgb_jpeg_gdcm", "MR_small_jpeg_ls_lossless", "examples_ybr_color", "JPGExtended"):
+        decoder = get_decoder(
+            pydicom.dcmread(REAL / f"{name}.dcm", stop_before_pixels=True).file_meta.TransferSyntaxUID
+        )
+        others = {k: v for k, v in decoder._available.items() if k != "gdcm"}
+        monkeypatch.setattr(decoder, "_available", {"gdcm": lambda *a: asked.append(a), **others})
         np.asarray(opened(REAL / f"{name}.dcm").levels[0])
+    assert not asked
 
 
 def test_unknown_compression_is_named_as_such(tmp_path):

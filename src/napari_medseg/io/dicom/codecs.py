@@ -34,6 +34,29 @@ _STAND_INS = {
     **dict.fromkeys(_JPEG_2000, "jpeg2k_decode"),
     **dict.fromkeys(_HIGH_THROUGHPUT, "jpeg2k_decode"),
 }
+_FAMILIES = {
+    "JPEG": (_JPEG, _EXTENDED),
+    "JPEG Lossless": _LOSSLESS,
+    "JPEG-LS": _JPEG_LS,
+    "JPEG 2000": (*_JPEG_2000, *_HIGH_THROUGHPUT),
+    "RLE": ("1.2.840.10008.1.2.5",),
+}
+
+
+def readable() -> dict[str, bool]:
+    """The families of compression, and whether what decodes them is installed whole."""
+    import imagecodecs
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    def there(syntax: str) -> bool:
+        plugin, stand_in = _PLUGINS.get(syntax), _STAND_INS.get(syntax)
+        if plugin and plugin not in get_decoder(UID(syntax)).available_plugins:
+            return False
+        # "jpeg2k_decode" belongs to the codec JPEG2K
+        return not stand_in or bool(getattr(imagecodecs, stand_in.removesuffix("_decode").upper()).available)
+
+    return {name: all(there(syntax) for syntax in syntaxes) for name, syntaxes in _FAMILIES.items()}
 
 
 def decoded_frame(path: Path, frame: int, transfer_syntax: str) -> AnyArray:
