@@ -264,6 +264,8 @@ def test_image_off_the_grid_is_refused(tmp_path):
         ome_zarr.write_segmentation(labels, tmp_path / "a.zarr", image=rgb_image())
 
 
+# ome-zarr calls its own deprecated scaler
+@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
 @pytest.mark.parametrize("ngff", NGFFS)
 def test_foreign_image_with_time_channels_and_depth(tmp_path, ngff):
     """Written by ome-zarr itself."""
@@ -296,6 +298,8 @@ def test_foreign_image_with_time_channels_and_depth(tmp_path, ngff):
     )
 
 
+# ome-zarr calls its own deprecated scaler
+@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
 def test_foreign_labels_without_names(tmp_path):
     from ome_zarr.writer import write_image, write_labels
 
@@ -318,6 +322,8 @@ def test_foreign_labels_without_names(tmp_path):
     assert found.geometry.unit is None
 
 
+# ome-zarr calls its own deprecated scaler
+@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
 def test_several_label_images_are_named(tmp_path):
     from ome_zarr.writer import write_labels
 
