@@ -178,6 +178,7 @@ def test_slices_far_apart(tmp_path, slices):
     write_segmentation(written, tmp_path / "seg.dcm", like=folder)
     back = open_segmentation(tmp_path / "seg.dcm")
     assert back.data.shape[0] == slices[-1] - slices[0] + 1
+    assert back.geometry.spacing == pytest.approx((2.5, 0.75, 0.5))
     np.testing.assert_allclose(centroids(back)[2], centroids(written)[2], atol=1e-6)
 
 
@@ -185,7 +186,11 @@ def test_one_slice(tmp_path):
     folder = series(tmp_path / "ct", count=1)
     written = labels_on(folder, blobs()[1:2])
     write_segmentation(written, tmp_path / "seg.dcm", like=next(folder.iterdir()))
-    np.testing.assert_array_equal(open_segmentation(tmp_path / "seg.dcm").data, written.data)
+    back = open_segmentation(tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(back.data, written.data)
+    # a slice of its own is as thick as its header says
+    assert back.geometry.is_close(written.geometry)
+    assert back.geometry.spacing == pytest.approx((9.0, 0.75, 0.5))
 
 
 def test_an_enhanced_file_with_its_frames_in_any_order(tmp_path):

@@ -265,7 +265,7 @@ def test_image_off_the_grid_is_refused(tmp_path):
 
 
 # ome-zarr calls its own deprecated scaler
-@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*scaler:DeprecationWarning")
 @pytest.mark.parametrize("ngff", NGFFS)
 def test_foreign_image_with_time_channels_and_depth(tmp_path, ngff):
     """Written by ome-zarr itself."""
@@ -299,7 +299,7 @@ def test_foreign_image_with_time_channels_and_depth(tmp_path, ngff):
 
 
 # ome-zarr calls its own deprecated scaler
-@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*scaler:DeprecationWarning")
 def test_foreign_labels_without_names(tmp_path):
     from ome_zarr.writer import write_image, write_labels
 
@@ -323,7 +323,7 @@ def test_foreign_labels_without_names(tmp_path):
 
 
 # ome-zarr calls its own deprecated scaler
-@pytest.mark.filterwarnings("ignore:.*[sS]caler:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*scaler:DeprecationWarning")
 def test_several_label_images_are_named(tmp_path):
     from ome_zarr.writer import write_labels
 

@@ -173,7 +173,7 @@ class _Source:
             frames = np.array([plane.frame for plane in planes])
         elif len(headers) != count:
             raise InputError(f"{name}: the volume lies in {len(headers)} multi-frame files; accepted is one.")
-        _complete(headers, planes, image.geometry)
+        _complete(headers, image.geometry)
         return cls(headers, frames, count, _unevenness(planes, image.geometry))
 
 
@@ -186,7 +186,7 @@ def _header(path: Path) -> Any:
     return header
 
 
-def _complete(headers: Sequence[Any], planes: Sequence[Plane], geometry: Geometry) -> None:
+def _complete(headers: Sequence[Any], geometry: Geometry) -> None:
     """Make the headers (in memory) agree on what the segmentation takes from them."""
     for header in headers:
         for keyword in _MAY_BE_EMPTY:
@@ -208,10 +208,7 @@ def _complete(headers: Sequence[Any], planes: Sequence[Plane], geometry: Geometr
         if place.get("SliceThickness") is None:
             place.SliceThickness = round(abs(step), 6)
         # many scanners write something else here, and readers take it for the distance of the slices
-        if len(planes) > 1:
-            place.SpacingBetweenSlices = round(abs(step), 9)
-        elif "SpacingBetweenSlices" in place:
-            del place.SpacingBetweenSlices
+        place.SpacingBetweenSlices = round(abs(step), 9)
 
 
 def _normal(geometry: Geometry) -> FloatArray:
