@@ -66,8 +66,8 @@ def test_reading_puts_the_bright_voxel_where_nibabel_says(nifti):
 
     (layer_data,) = read(str(nifti))
     layer = Layer.create(*layer_data)
-    # viewer world is (S, -A, -R)
-    index = np.round(layer.world_to_data((9.0, -2.0, -2.0))).astype(int)
+    # viewer world is (-S, -A, -R)
+    index = np.round(layer.world_to_data((-9.0, -2.0, -2.0))).astype(int)
     assert layer.data[tuple(index)] == 100
 
 

@@ -57,12 +57,20 @@ def test_an_untouched_layer_gives_the_very_same_grid(grid):
 
 
 def test_patient_axes_on_the_screen():
-    # index (z, y, x) of a RAS grid: left is to the right of the picture, posterior is down
+    # index (z, y, x) of a RAS grid: left is to the right of the picture, posterior is down, and so is inferior
     grid = Geometry.from_xyz_affine((4, 5, 6), np.eye(4))
-    assert viewer_affine(grid)[:3, :3].tolist() == [[1, 0, 0], [0, -1, 0], [0, 0, -1]]
+    assert viewer_affine(grid)[:3, :3].tolist() == [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]
     placement = Placement(grid)
-    assert placement.shown.orientation == ("S", "P", "L")
-    assert placement.translate == (0.0, -4.0, -5.0)
+    assert placement.shown.orientation == ("I", "P", "L")
+    assert placement.translate == (-3.0, -4.0, -5.0)
+
+
+def test_the_body_in_three_dimensions_is_no_mirror_image():
+    # napari shows its axes 0, 1 and 2 as towards, down and right: as right-handed as the patient's own three
+    grid = Geometry.from_xyz_affine((4, 5, 6), np.eye(4))
+    towards_down_right = viewer_affine(grid)[:3, :3][:, ::-1]  # columns: steps along R, A, S
+    on_screen = np.array([[0, 0, 1], [0, -1, 0], [1, 0, 0]]) @ towards_down_right  # rows: right, up, towards
+    assert np.linalg.det(on_screen) == 1.0
 
 
 def test_flat_coronal_picture_keeps_its_two_axes():
@@ -70,8 +78,8 @@ def test_flat_coronal_picture_keeps_its_two_axes():
     affine = np.array([[0, 0, -2.0, 10], [1, 0, 0, 5], [0, -3.0, 0, 30], [0, 0, 0, 1]])
     placement = Placement(Geometry((7, 8), affine, "mm", "patient"))
     assert placement.scale == (3.0, 2.0)
-    assert placement.shown.orientation == ("S", "L")
-    assert placement.translate == (30.0 - 6 * 3.0, -10.0)
+    assert placement.shown.orientation == ("I", "L")
+    assert placement.translate == (-30.0, -10.0)
 
 
 def test_oblique_grids_are_shown_along_their_own_axes():

@@ -24,7 +24,7 @@ def test_whole_image_is_no_limit(viewer, volume):
 def test_current_slice_of_a_turned_volume_is_one_plane_of_the_file(viewer, volume):
     layer = add(viewer, volume)
     # plane 10 of the file's y axis, which points to inferior, lies at S = 12 - 1.5 * 10
-    viewer.dims.set_point(0, -3.0)
+    viewer.dims.set_point(0, 3.0)
     part = part_of(SLICE, viewer, layer)
     assert part.region == (slice(0, 20), slice(10, 11), slice(0, 28))
 

@@ -1,9 +1,11 @@
 """Where a grid lies in the viewer, and back.
 
-The viewer draws its last axis to the right and the one before it downwards. The patient frame therefore
-becomes ``(S, P, L)``: axial slices show anterior up and the patient's right on the left of the picture, as
-radiologists look at them. The image frame becomes ``(z, y, x)``. Grids are turned to those axes as views, so
-that a layer needs no more than a positive scale and a translation.
+The viewer draws its last axis to the right, the one before it downwards and, in three dimensions, the one before
+that towards the person. The patient frame therefore becomes ``(I, P, L)``, that is ``(-S, -A, -R)``: axial and
+coronal slices have the patient's right on the left of the picture as radiologists look at them, the head is up
+in coronal and sagittal ones, and the body in three dimensions is no mirror image. The image frame becomes
+``(z, y, x)``. Grids are turned to those axes as views, so that a layer needs no more than a positive scale and a
+translation.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from napari_medseg.case.geometry import FloatArray, Frame, Unit
 
 # rows: viewer world (z, y, x); columns: the frame's world (x, y, z)
 _VIEWER_OF_FRAME: dict[str, FloatArray] = {
-    "patient": np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]]),
+    "patient": np.array([[0.0, 0, -1], [0, -1, 0], [-1, 0, 0]]),
     "image": np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]),
 }
 _SHOWN_ORIENTATION: dict[str, tuple[tuple[str, str], ...]] = {
-    "patient": (("S", "I"), ("P", "A"), ("L", "R")),
+    "patient": (("I", "S"), ("P", "A"), ("L", "R")),
     "image": (("in", "out"), ("down", "up"), ("right", "left")),
 }
 _OBLIQUE_DEGREES = 0.5
