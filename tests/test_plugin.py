@@ -145,3 +145,14 @@ def test_napari_opens_a_sample_and_a_file_through_the_plugin(make_napari_viewer,
     cut.write_bytes(Path(nifti).read_bytes()[:40])
     with pytest.raises(InputError, match=r"^cut\.nii\.gz"):
         viewer.open(str(cut), plugin="napari-medseg")
+
+
+def test_a_label_file_of_ours_opens_as_labels_with_its_names(tmp_path):
+    data = np.zeros((4, 5, 6), np.uint8)
+    data[1, 2, 3] = 2
+    grid = Geometry.from_spacing(data.shape, (2.0, 1.0, 1.0), "mm", "patient")
+    write_segmentation(Segmentation(data, grid, LabelTable.from_names({2: "liver"})), tmp_path / "liver.nii.gz")
+    ((shown, options, kind),) = read(str(tmp_path / "liver.nii.gz"))
+    assert kind == "labels"
+    assert (np.asarray(shown) == 2).sum() == 1
+    assert "liver" in str(options["features"])

@@ -107,17 +107,16 @@ def info(path: Annotated[Path, typer.Argument(help="File or folder.")], as_json:
     """Say what a file or folder holds, without patient identifiers."""
     from napari_medseg.describe import describe_image, describe_labels
     from napari_medseg.io import open_images, open_segmentation
-    from napari_medseg.io.formats import format_of
+    from napari_medseg.io.formats import format_of, says_labels
 
-    form = format_of(path.expanduser())
-    if not form.reads_images:
-        records = [describe_labels(open_segmentation(path))]
-    elif form.module == "ome_zarr":
+    if format_of(path.expanduser()).module == "ome_zarr":
         from napari_medseg.io.ome_zarr import label_names
 
         names = label_names(path.expanduser())
         records = [] if names and not _has_image(path) else [describe_image(i) for i in open_images(path)]
         records += [describe_labels(open_segmentation(path, name=name)) for name in names]
+    elif says_labels(path):
+        records = [describe_labels(open_segmentation(path))]
     else:
         records = [describe_image(i) for i in open_images(path)]
     if as_json:

@@ -42,7 +42,7 @@ def read(path: Paths) -> list[LayerData]:
     from napari_medseg.case import InputError
     from napari_medseg.desk.layers import image_layers, labels_layer
     from napari_medseg.io import open_images, open_segmentation
-    from napari_medseg.io.formats import format_of
+    from napari_medseg.io.formats import format_of, says_labels
 
     paths = [Path(path)] if isinstance(path, str) else [Path(p) for p in path]
     layers: list[LayerData] = []
@@ -63,11 +63,11 @@ def read(path: Paths) -> list[LayerData]:
                 layers.extend(image_layers(image))
             like = images[0] if images else None
             layers.extend(labels_layer(read_segmentation(file / "labels" / name), like) for name in names)
-        elif form.reads_images:
+        elif says_labels(file):
+            layers.append(labels_layer(open_segmentation(file)))
+        else:
             for image in open_images(file):
                 layers.extend(image_layers(image))
-        else:
-            layers.append(labels_layer(open_segmentation(file)))
     return layers
 
 

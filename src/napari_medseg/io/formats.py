@@ -157,6 +157,22 @@ def open_segmentation(path: str | os.PathLike[str], *, name: str | None = None) 
     return read(file)
 
 
+def says_labels(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of images says of itself that it holds labels: it was written by us or names its segments.
+
+    Raises
+    ------
+    InputError
+        As for `open_images`.
+    """
+    file = Path(path).expanduser()
+    form = format_of(file)
+    if not (form.reads_images and form.reads_labels):
+        return not form.reads_images
+    asked: Callable[[Path], bool] | None = getattr(_module(form), "says_labels", None)
+    return asked is not None and asked(file)
+
+
 def label_format(path: str | os.PathLike[str]) -> Format:
     """The format in which labels are written to a file of this name.
 

@@ -66,6 +66,11 @@ def read(path: Path) -> list[MedicalImage]:
     ]
 
 
+def says_labels(path: Path) -> bool:
+    """Whether the file itself says that its numbers are labels."""
+    return bool(_private_record(_open(path), path))
+
+
 def read_segmentation(path: Path) -> Segmentation:
     """The labels in a grey, one-bit or palette picture (the palette's index is the id).
 

@@ -33,6 +33,7 @@ from napari_medseg.io.stored import (
 _EAGER_BYTES = 1 << 26
 # context, category, then the type of the segment: scheme, code, meaning
 _TERMINOLOGY = re.compile(r"TerminologyEntry:[^~|]*~[^~|]*~([^~^|]+)\^([^~^|]+)\^([^~^|]*)")
+_RECORD = re.compile(rf"{RECORD_KEY}\d*")
 _SEGMENT = re.compile(r"Segment(\d+)_(\w+)")
 
 
@@ -70,6 +71,11 @@ def read(path: Path) -> list[MedicalImage]:
     ]
 
 
+def says_labels(path: Path) -> bool:
+    """Whether the file itself says that its numbers are labels; no pixel is read."""
+    return any(_SEGMENT.match(key) or _RECORD.fullmatch(key) for key in read_header(path).keys)
+
+
 def read_segmentation(path: Path) -> Segmentation:
     """The labels in a NRRD or MetaImage file, with names and colours of ours or of 3D Slicer where the file has them.
 
@@ -85,7 +91,7 @@ def read_segmentation(path: Path) -> Segmentation:
             "(in 3D Slicer: export to a labelmap)."
         )
     [image] = read(path)
-    parts = sorted((k for k in grid.keys if re.fullmatch(rf"{RECORD_KEY}\d*", k)), key=lambda k: (len(k), k))
+    parts = sorted((k for k in grid.keys if _RECORD.fullmatch(k)), key=lambda k: (len(k), k))
     record = parse_record("".join(grid.keys[k] for k in parts))
     return labels_of(image, _segment_names(grid.keys), record)
 

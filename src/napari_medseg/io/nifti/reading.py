@@ -89,6 +89,12 @@ def read(path: Path) -> list[MedicalImage]:
     ]
 
 
+def says_labels(path: Path) -> bool:
+    """Whether the file itself says that its numbers are labels; no pixel is read."""
+    record, names = record_and_names(_read_header(path).fields.extensions)
+    return record is not None or bool(names)
+
+
 def read_segmentation(path: Path) -> Segmentation:
     """The labels in a NIfTI file, with the names that our own header extension or a Caret label table keeps.
 

@@ -75,6 +75,14 @@ def _images(path: Path) -> list[MedicalImage]:
     return [_image(file, s, path, k if len(series) > 1 else None) for k, s in enumerate(series)]
 
 
+def says_labels(path: Path) -> bool:
+    """Whether the file itself says that its numbers are labels; no pixel is read."""
+    try:
+        return bool(private_record(_open(path), path.name))
+    except _UNREADABLE as error:
+        raise refusal(path, _ACCEPTED) from error
+
+
 def read_segmentation(path: Path) -> Segmentation:
     """The labels in a TIFF file of integers; names, colours and history if we wrote it.
 
