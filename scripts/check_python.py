@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - this very file runs under older ones
     sys.exit(
         f"napari-medseg needs Python 3.11 or newer, and this is {sys.version.split()[0]}; "
         "run make PYTHON=python3.12, say."
