@@ -91,6 +91,9 @@ def test_rearranged_there_and_back_is_the_same_grid(geometry, data):
 
 @given(volumes())
 def test_axis_map_to_reaches_the_orientation_asked_for(geometry):
+    cosines = np.sort(np.abs(geometry.directions), axis=0)
+    # where an axis lies evenly between two world axes either name is right
+    assume((cosines[-1] - cosines[-2]).min() > 0.05)
     for wanted in (("S", "P", "L"), ("R", "A", "S"), ("I", "R", "P")):
         assert geometry.rearranged(geometry.axis_map_to(wanted)).orientation == wanted
 

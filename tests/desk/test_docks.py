@@ -62,7 +62,7 @@ def test_window_preset_changes_contrast_and_picture(qtbot, open_dock, volume):
 
     ct = replace(volume, modality=Modality.CT, intensity="HU", name="ct")
     viewer, dock = open_dock("Case", ct)
-    viewer.dims.set_point(0, -6.0)
+    viewer.dims.set_point(0, 6.0)
     before = viewer.screenshot(canvas_only=True, flash=False)
     dock.windows.setFocus()
     dock.windows.setCurrentIndex(0)
@@ -139,12 +139,12 @@ def test_only_the_current_slice(qtbot, open_dock, volume):
     viewer, dock = open_dock("Segment", volume)
     dock.models.tick("mr_hippocampus", on=False)
     dock.models.tick("bright3d")
-    viewer.dims.set_point(0, -6.0)
+    viewer.dims.set_point(0, 6.0)
     dock.region.setCurrentText(SLICE)
     run(qtbot, dock)
     made = segmentation(viewer.layers["bright3d"])
     where = np.argwhere(made.data)
-    # -6 mm to superior is plane 12 of the file's second axis
+    # 6 mm to inferior is plane 12 of the file's second axis
     assert set(where[:, 1]) == {12}
     assert len(where) == 4 * 8
 
@@ -272,7 +272,7 @@ def test_painted_labels_say_so_in_the_nifti_that_nibabel_reads(qtbot, labelled, 
     run(qtbot, dock)
     assert not dock.message.is_error, dock.message.text()
     written = nibabel.load(tmp_path / "out.nii.gz")
-    right, anterior, superior = -world[2], -world[1], world[0]
+    right, anterior, superior = -world[2], -world[1], -world[0]
     index = np.linalg.inv(written.affine) @ [right, anterior, superior, 1]
     assert written.get_fdata()[tuple(np.round(index[:3]).astype(int))] == 1
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 from napari_medseg.bundles.intensity import IntensityPlan, intensity_step
-from napari_medseg.case import AxisMap, CancelledError, Geometry, InputError, MedicalImage, Modality
+from napari_medseg.case import AxisMap, CancelledError, Geometry, InputError, MedicalImage, MedsegError, Modality
 from napari_medseg.inference import SegmentOptions, segment
 from napari_medseg.inference.segment import segment_all
 from napari_medseg.io import open_segmentation
@@ -350,3 +350,36 @@ def test_a_model_for_another_modality_runs_with_a_warning(tmp_path):
     first, second = segment(tomography, model, tmp_path / "b.zarr").report.warnings
     assert first == "slices are missing"
     assert "made for MR and this image is CT" in second
+
+
+def test_devices_that_are_not_there_are_named(monkeypatch):
+    from napari_medseg.inference.devices import choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match="cuda is not usable: No GPU"):
+        choose_device("cuda")
+    with pytest.raises(InputError, match="no Apple GPU"):
+        choose_device("mps")
+    with pytest.raises(InputError, match="fp16 is slower"):
+        choose_device("cpu", "fp16")
+    assert choose_device().precision == "fp32"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (choose_device().name, choose_device().precision) == ("mps", "fp32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda k: "Model T")
+    assert (choose_device().name, choose_device().precision) == ("cuda", "fp16")
+    assert choose_device("cuda:0", "bf16").precision == "bf16"
+    with pytest.raises(InputError, match=r"1 CUDA device"):
+        choose_device("cuda:1")
+
+
+def test_a_store_that_differs_from_what_was_decided_is_not_kept(tmp_path, monkeypatch):
+    from napari_medseg.io.ome_zarr import LabelStoreWriter
+
+    whole = LabelStoreWriter._build_pyramid
+    monkeypatch.setattr(LabelStoreWriter, "_build_pyramid", lambda self: {**whole(self), 1: 5})
+    with pytest.raises(MedsegError, match="differ from those decided"):
+        segment(picture(np.ones((9, 9), np.float32)), make_model(Threshold()), tmp_path / "o.zarr")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,77 @@
+import subprocess
+from importlib import metadata
+
+import pytest
+
+from napari_medseg import doctor
+from napari_medseg.bundles import BundleEntry
+
+
+def test_a_missing_library_is_named_with_what_to_do(monkeypatch):
+    whole = metadata.version
+
+    def version(name):
+        if name == "av":
+            raise metadata.PackageNotFoundError(name)
+        return "2.9.1" if name == "torch" else whole(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    report = doctor.Report()
+    doctor._versions(report)
+    assert report.problems == [
+        "av is not installed: run pip install napari-medseg[all].",
+        "torch 2.9 runs 3D convolutions many times slower: install another version of torch.",
+    ]
+    assert not report.ok
+
+
+def test_a_codec_that_is_not_there_is_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor, "_video_codec", lambda name: False)
+    report = doctor.Report()
+    doctor._codecs(report)
+    assert any("H.264 cannot be read" in p for p in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("answer", "opengl", "problem"),
+    [
+        (subprocess.CompletedProcess([], 0, "OpenGL 4.5 through xcb\n", ""), "OpenGL 4.5 through xcb", None),
+        (subprocess.CompletedProcess([], 1, "", "trace\nno driver"), "not working", "no driver"),
+        (subprocess.TimeoutExpired("probe", 60), "not working", "did not answer within 60 s"),
+    ],
+)
+def test_opengl_is_tried_in_a_process_of_its_own(monkeypatch, answer, opengl, problem):
+    def run(*_, **__):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    report = doctor.Report()
+    doctor._opengl(report)
+    assert report.opengl == opengl
+    assert (problem is None and report.ok) or problem in report.problems[0]
+
+
+def test_no_display_is_a_note_not_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    report = doctor.Report()
+    doctor._opengl(report)
+    assert report.ok
+    assert "demo --headless" in report.opengl
+
+
+def test_no_model_at_all_is_a_problem_and_a_broken_one_a_note(monkeypatch, tmp_path):
+    import napari_medseg.bundles as bundles
+
+    broken = BundleEntry("odd", tmp_path, "user folder", None, "", 0, "odd has no weights")
+    monkeypatch.setattr(bundles, "list_bundles", lambda: [broken])
+    report = doctor.Report()
+    doctor._models(report)
+    assert report.notes == ["Model odd cannot be used by this id: odd has no weights"]
+    assert report.problems == ["No model was found: reinstall napari-medseg, which brings two."]
+    report.devices = {"default": "cpu", "reason": "No GPU."}
+    assert report.lines()[-1].startswith("PROBLEM: No model")
