@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from napari_medseg.bundles import BundleEntry, Model
-from napari_medseg.case import MedicalImage
+from napari_medseg.case import CancelledError, MedicalImage, MedsegError
 from napari_medseg.desk.child import Run, RunResult, Worker
 from napari_medseg.desk.layers import LayerData, labels_layer
 from napari_medseg.desk.regions import Part
@@ -34,14 +34,16 @@ def segment_with(
 ) -> list[Made]:
     """Run `models` one after another over a part of `image`.
 
+    A model that fails after others gave their labels becomes a warning of the last run, and ends the round.
+
     Raises
     ------
     MedsegError
-        From the first model that fails; labels made before it are dropped with it.
+        If the first model fails, or the round is cancelled.
     """
     seen = part.frames_of(image)
     # a file is read and hashed once for the history; a picture made here has none
-    made = []
+    made: list[Made] = []
     for model in models:
         card = model.card
         assert card is not None
@@ -51,7 +53,17 @@ def segment_with(
             out=new_store(),
             name=card.id,
         )
-        result = worker.segment(seen, run, progress=progress)
+        try:
+            result = worker.segment(seen, run, progress=progress)
+        except CancelledError:
+            raise
+        except MedsegError as error:
+            if not made:
+                raise
+            last = made[-1]
+            warnings = [*last.report.get("warnings", ()), f"{card.name} gave no labels. {error}"]
+            made[-1] = replace(last, report={**last.report, "warnings": warnings})
+            break
         progress.begin(1, "reading the labels")
         made.append(Made(_shown(result, seen, part), result.report))
     return made

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from napari_medseg.bundles import load_model
+from napari_medseg.case import CancelledError, InputError, Segmentation
+from napari_medseg.desk.child import RunResult
+from napari_medseg.desk.regions import Part
+from napari_medseg.desk.segmenting import amounts, segment_with, summary
+from napari_medseg.jobs import Progress
+
+
+class Worker:
+    """Answers at once with what the test says: labels, or an error."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def segment(self, image, run, *, progress):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        labels = Segmentation(np.full(image.geometry.shape, answer, np.uint8), image.geometry, name=run.name)
+        return RunResult(labels, {"labels": [], "warnings": ["first"]})
+
+
+@pytest.fixture
+def models(own_models):
+    return [load_model("bright3d"), load_model("mr_hippocampus")]
+
+
+def test_labels_made_before_a_failure_are_kept(volume, models):
+    worker = Worker(1, InputError("The image is too small."))
+    (made,) = segment_with(worker, volume, models, Part(), "auto", progress=Progress())
+    assert np.asarray(made.layer[0]).min() == 1
+    assert made.report["warnings"] == ["first", "Hippocampus in T1 MRI gave no labels. The image is too small."]
+
+
+@pytest.mark.parametrize("answers", [(InputError("no"),), (1, CancelledError("Cancelled."))])
+def test_the_first_failure_and_a_cancel_end_everything(volume, models, answers):
+    with pytest.raises(type(answers[-1])):
+        segment_with(Worker(*answers), volume, models, Part(), "auto", progress=Progress())
+
+
+def test_reports_in_words():
+    report = {
+        "model": "m",
+        "seconds": 1.26,
+        "device": "cpu",
+        "precision": "fp32",
+        "labels": [
+            {"id": 1, "name": "liver", "voxels": 3, "volume_mm3": 2500.0},
+            {"id": 2, "name": "nucleus", "voxels": 40, "count": 7},
+        ],
+    }
+    assert summary(report) == "m: 1.3 s on cpu (fp32)"
+    assert amounts(report) == [("liver", "2.5 ml"), ("nucleus", "7, 40 pixels")]
