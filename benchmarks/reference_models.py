@@ -35,6 +35,8 @@ from napari_medseg.inference import SegmentOptions, segment
 from napari_medseg.io.formats import open_images
 
 MODELS = ("he_nuclei", "mr_hippocampus")
+_VIOLET, _PURPLE = "violet background", "purple on white"
+_TITLES = {"violet_background": _VIOLET, "purple_on_white": _PURPLE, "pink_HE": "pink H&E", "": "breast H&E (TNBC)"}
 
 
 def nuclei_records(model: Model, data: Path, everything: bool) -> dict[str, list[dict[str, str]]]:
@@ -46,7 +48,7 @@ def nuclei_records(model: Model, data: Path, everything: bool) -> dict[str, list
     for folder, split in wanted.items():
         split = {k: v for k, v in split.items() if not everything or k in ("group", "stratum")}
         for record in manifest_records(data / folder / "manifest.csv", part, seed=train["seed"], **split):
-            sets.setdefault(record["stratum"] or "TNBC", []).append(record)
+            sets.setdefault(_TITLES.get(record["stratum"], record["stratum"]), []).append(record)
     return sets
 
 
@@ -93,8 +95,8 @@ def score_model(name: str, data: Path, options: SegmentOptions, everything: bool
     model = load_model(name)
     nuclei = name == "he_nuclei"
     sets = (nuclei_records if nuclei else hippocampus_records)(model, data, everything)
-    if nuclei and "violet_background" in sets and "purple_on_white" in sets:
-        sets["violet and purple"] = sets["violet_background"] + sets["purple_on_white"]
+    if _VIOLET in sets and _PURPLE in sets:
+        sets["violet and purple together"] = sets[_VIOLET] + sets[_PURPLE]
     done: dict[str, dict[str, float]] = {}
     started = time.perf_counter()
     result: dict[str, Any] = {"model": name, "weights_sha256": model.sha256, "sets": {}}
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in results:
         print(f"{result['model']}  ({result['seconds_per_image']} s an image)")
         for title, scores in result["sets"].items():
-            print(f"  {title:<20}" + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+            print(f"  {title:<28}" + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -61,6 +61,13 @@ def test_stain_changes_stay_in_range_and_repeat_with_the_seed():
     assert np.std([f.mean((1, 2)) for f in firsts], axis=0).min() > 0.03
 
 
+def test_mild_settings_change_less():
+    image = np.random.default_rng(0).random((3, 24, 24)).astype(np.float32)
+    strong, mild = StainAugment(seed=1), StainAugment(stain=0.1, transfer=0.0, colour=0.01, scanner=0.2, seed=1)
+    change = [[np.abs(a(image, None) - image).mean() for _ in range(40)] for a in (strong, mild)]
+    assert np.mean(change[1]) < 0.5 * np.mean(change[0])
+
+
 @pytest.fixture
 def records(tmp_path):
     generator = np.random.default_rng(1)

@@ -62,6 +62,16 @@ def test_stopping_early_gives_the_weights_of_that_step(tmp_path):
     assert steps == [15, 20]
 
 
+def test_training_may_go_on_from_stored_weights(tmp_path):
+    first = trainer(tmp_path / "a", steps=200)
+    path = first.run()
+    run = trainer(tmp_path / "b", steps=1, learning_rate=0.0, start=path)
+    assert not torch.equal(run.network[0].weight, first.average[0].weight)
+    run.run()
+    assert torch.equal(run.network[0].weight, first.average[0].weight)
+    assert torch.equal(run.average[2].weight, first.average[2].weight)
+
+
 def test_bfloat16_and_threads_are_accepted(tmp_path):
     before = torch.get_num_threads()
     try:

@@ -139,6 +139,7 @@ def test_the_card_says_what_a_user_must_know(name):
     assert "CC BY" in card.licence
     assert all({"name", "licence", "attribution", "images"} <= set(entry) for entry in card.training_data)
     assert card.training_data
+    assert card.reference_scores
     assert "report" in card.validation
     assert card.modality in (("SM",), ("MR",))
 

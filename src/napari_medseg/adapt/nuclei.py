@@ -103,12 +103,16 @@ class StainAugment:
         Chance of pulling the optical density's mean and spread towards those of another image.
     colour
         Spread of a random colour mixing matrix around identity.
+    scanner
+        How far brightness, contrast and gamma move, and how often focus and noise change; 1 is a lot.
     seed
         Seed of the random numbers.
     """
 
-    def __init__(self, stain: float = 0.45, transfer: float = 0.35, colour: float = 0.06, seed: int = 0) -> None:
-        self.stain, self.transfer, self.colour = stain, transfer, colour
+    def __init__(
+        self, stain: float = 0.45, transfer: float = 0.35, colour: float = 0.06, scanner: float = 1.0, seed: int = 0
+    ) -> None:
+        self.stain, self.transfer, self.colour, self.scanner = stain, transfer, colour, scanner
         self.random = np.random.default_rng([seed, 1])
         self._inverse = np.linalg.inv(_STAINS)
 
@@ -130,19 +134,20 @@ class StainAugment:
         pixels = np.exp(-np.clip(density, 0.0, 6.0))
         if draw.random() < 0.5:
             pixels = pixels @ (np.eye(3) + draw.normal(0.0, self.colour, (3, 3)))
-        if draw.random() < 0.1:
+        if draw.random() < 0.1 * self.scanner:
             pixels = pixels + draw.uniform(0.3, 1.0) * (pixels.mean(1, keepdims=True) - pixels)
         if draw.random() < 0.7:
             middle = pixels.mean()
-            pixels = (pixels - middle) * draw.uniform(0.7, 1.3) + middle + draw.uniform(-0.12, 0.12)
+            contrast = draw.uniform(1 - 0.3 * self.scanner, 1 + 0.3 * self.scanner)
+            pixels = (pixels - middle) * contrast + middle + draw.uniform(-0.12 * self.scanner, 0.12 * self.scanner)
         pixels = np.clip(pixels, 0.0, 1.0)
         if draw.random() < 0.5:
-            pixels = pixels ** np.exp(draw.uniform(-0.4, 0.4))
+            pixels = pixels ** np.exp(draw.uniform(-0.4 * self.scanner, 0.4 * self.scanner))
         changed = np.ascontiguousarray(pixels.T, dtype=np.float32).reshape(shape)
-        if draw.random() < 0.25:
+        if draw.random() < 0.25 * self.scanner:
             sigma = draw.uniform(0.3, 1.5)
             changed = ndimage.gaussian_filter(changed, (0, sigma, sigma))
-        if draw.random() < 0.3:
+        if draw.random() < 0.3 * self.scanner:
             changed = changed + draw.normal(0.0, draw.uniform(0.005, 0.04), shape).astype(np.float32)
         return np.clip(changed, 0.0, 1.0).astype(np.float32)
 

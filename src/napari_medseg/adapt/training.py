@@ -43,6 +43,8 @@ class Trainer:
         Processor threads for torch; left as they are when 0.
     stop_after
         End after this many steps without changing the rate's course; after `steps` when 0.
+    start
+        Weights (safetensors) to begin with; read when the training starts. The network's own without.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Trainer:
         score: Callable[[torch.nn.Module], Mapping[str, float]] | None = None,
         threads: int = 0,
         stop_after: int = 0,
+        start: str | Path | None = None,
     ) -> None:
         import copy
 
@@ -69,6 +72,7 @@ class Trainer:
             torch.set_num_threads(threads)
         self.network, self.batches, self.loss = network, batches, loss
         self.steps, self.directory = steps, Path(directory)
+        self.start = start
         self.last = min(stop_after or steps, steps)
         self.learning_rate, self.ema_decay, self.bf16 = learning_rate, ema_decay, bf16
         self.save_every, self.score = save_every, score
@@ -87,6 +91,11 @@ class Trainer:
         import torch
 
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.start is not None:
+            from safetensors.torch import load_file
+
+            for network in (self.network, self.average):
+                network.load_state_dict(load_file(self.start))
         self.network.train()
         source = iter(self.batches)
         started, running = time.monotonic(), 0.0
