@@ -37,6 +37,13 @@ docs: $(VENV)/.test
 	@scripts/system-libraries tests
 	$(BIN)/python docs/make_pictures.py
 
+bench: $(VENV)/.test
+	@scripts/system-libraries tests
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/opening.py
+	$(BIN)/python benchmarks/opening_pyramid.py
+	$(BIN)/python benchmarks/engine_overhead.py
+
 clean:
 	rm -rf build dist $(VENV)
 

@@ -184,7 +184,7 @@ def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
         (("nonsense",), 2, "nonsense"),
         (("info", "missing.dcm"), 1, "missing.dcm"),
         (("export", "PICTURE", "-o", "missing/o.tif"), 1, "missing"),
-        (("export", "PICTURE", "-o", "PICTURE", "--overwrite"), 1, "picture.png: is what is read"),
+        (("export", "PICTURE", "-o", "PICTURE", "--overwrite"), 1, "picture.png: is what is read, or holds it"),
     ],
 )
 def test_failures_are_one_sentence_and_an_exit_code(
@@ -244,8 +244,51 @@ def test_version(capsys):
     assert run(capsys, "--version")[1].startswith("napari-medseg 0.")
 
 
+def test_a_stated_spacing_keeps_the_orientation(capsys, tmp_path):
+    import nibabel as nib
+
+    write_threshold_bundle(tmp_path / "bundles" / "bright3d", spatial_dims=3, channels=1, level=0.5)
+    data = np.zeros((5, 6, 7), np.uint8)
+    data[1, 2, 3] = 1
+    image = nib.Nifti1Image(data, None)
+    image.header.set_xyzt_units(0)
+    image.header["pixdim"][1:4] = 1
+    image.set_qform(np.eye(4), 0)
+    image.set_sform(np.eye(4), 0)
+    nib.save(image, tmp_path / "nocodes.nii")
+    before = json.loads(run(capsys, "info", tmp_path / "nocodes.nii", "--json")[1])
+    assert before["unit"] is None
+    code, _, err = run(
+        capsys, "segment", tmp_path / "nocodes.nii", "-m", "bright3d", "-o", tmp_path / "o.zarr", "--quiet",
+        "--spacing", "3,2,1mm",
+    )  # fmt: skip
+    assert code == 0, err
+    after = json.loads(run(capsys, "info", tmp_path / "o.zarr", "--json")[1])
+    assert after["orientation"] == before["orientation"]
+    assert after["spacing_mm"] == [3.0, 2.0, 1.0]
+
+
+def test_what_is_read_is_never_written_over(capsys, tmp_path, grey_model, picture):
+    run(capsys, "segment", picture[0], "-m", "bright", "-o", tmp_path / "o.zarr", "--quiet")
+    for arguments in (
+        ("export", tmp_path / "o.zarr", "-o", tmp_path / "o.zarr" / "a.tif"),
+        ("export", tmp_path / "o.zarr" / "labels" / "bright", "-o", tmp_path / "o.zarr", "--overwrite"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert (code, "is what is read, or holds it" in err) == (1, True)
+    assert labels_in(tmp_path / "o.zarr").any()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_one_sentence(capsys, picture):
+    picture[0].chmod(0)
+    code, _, err = run(capsys, "info", picture[0])
+    assert (code, "no permission" in err) == (1, True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
-def test_control_c_leaves_nothing_behind_and_exits_130(tmp_path, grey_model):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_leaves_nothing_behind_and_exits_130(tmp_path, grey_model, number):
     Image.fromarray(np.zeros((6000, 6000), np.uint8)).save(tmp_path / "large.png")
     command = [sys.executable, "-m", "napari_medseg", "segment", str(tmp_path / "large.png"), "-m", str(grey_model)]
     process = subprocess.Popen(
@@ -258,7 +301,7 @@ def test_control_c_leaves_nothing_behind_and_exits_130(tmp_path, grey_model):
         if line.startswith("segmenting"):
             break
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Cancelled" in err

@@ -7,7 +7,9 @@ safety, 130 cancelled. With ``--json`` standard output holds exactly one JSON ob
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -103,7 +105,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="File or folder.")], as_json: Json = False) -> None:
+def info(path: Annotated[Path, typer.Argument(help="File or folder.", readable=False)], as_json: Json = False) -> None:
     """Say what a file or folder holds, without patient identifiers."""
     from napari_medseg.describe import describe_image, describe_labels
     from napari_medseg.io import open_images, open_segmentation
@@ -152,7 +154,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="File, DICOM folder or OME-Zarr store.")],
+    image: Annotated[Path, typer.Argument(help="File, DICOM folder or OME-Zarr store.", readable=False)],
     model: Annotated[list[str], typer.Option("--model", "-m", help="Model id or bundle folder; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.zarr", help="The OME-Zarr store to write.")],
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
@@ -226,7 +228,7 @@ def segment(
 
 @app.command()
 def export(
-    labels: Annotated[Path, typer.Argument(help="OME-Zarr store or label file.")],
+    labels: Annotated[Path, typer.Argument(help="OME-Zarr store or label file.", readable=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The format follows from the name.")],
     name: Annotated[str | None, typer.Option(help="Which labels of a store that holds several.")] = None,
     like: Annotated[
@@ -234,6 +236,7 @@ def export(
     ] = None,
     ngff: Annotated[Ngff, typer.Option(help="OME-Zarr version.")] = Ngff.V05,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write labels in another format, reopen the file and compare."""
@@ -253,7 +256,7 @@ def export(
     if as_json:
         shape = [int(n) for n in segmentation.data.shape]
         _print_json({"out": out.name, "format": form.name, "shape": shape, "labels": amounts, "verified": True})
-    else:
+    elif not quiet:
         typer.echo(f"{len(amounts)} labels written to {out} as {form.name}, reopened and compared.")
 
 
@@ -263,8 +266,9 @@ def _amounts(segmentation: Segmentation) -> list[dict[str, Any]]:
 
 
 def _refuse_same(source: Path, out: Path) -> None:
-    if source.expanduser().resolve() == out.expanduser().resolve():
-        raise InputError(f"{out.name}: is what is read; choose another name for what is written.")
+    read, written = source.expanduser().resolve(), out.expanduser().resolve()
+    if read == written or written in read.parents or read in written.parents:
+        raise InputError(f"{out.name}: is what is read, or holds it; choose another place for what is written.")
 
 
 def _one_image(path: Path, series: int | None) -> MedicalImage:
@@ -301,8 +305,6 @@ def _region(text: str) -> tuple[slice, ...]:
 def _with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
     from dataclasses import replace
 
-    from napari_medseg.case import Geometry
-
     if text is None:
         return image
     unit = text[-2:]
@@ -310,13 +312,13 @@ def _with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
         steps = tuple(float(part) for part in text[:-2].split(","))
         if unit not in ("mm", "um"):
             raise ValueError(unit)
-        geometry = Geometry.from_spacing(image.geometry.shape, steps, "mm" if unit == "mm" else "um")
+        geometry = image.geometry.with_spacing(steps, "mm" if unit == "mm" else "um")
     except ValueError as error:
         axes = ",".join(image.spatial_axes)
         raise typer.BadParameter(f"{text!r} is not of the form {axes} followed by mm or um, e.g. 0.5,0.5um") from error
     if image.geometry.unit is not None:
         raise InputError(f"{image.name}: states its spacing itself; --spacing is for images that do not.")
-    return replace(image, geometry=replace(geometry, frame=image.geometry.frame))
+    return replace(image, geometry=geometry)
 
 
 def _in_words(value: Any) -> str:
@@ -359,6 +361,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     given = [a for a in given if a != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")
+    for name in ("SIGTERM", "SIGHUP"):
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, name):
+            # schedulers and closed terminals end work so; it then cleans up as after Ctrl-C
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     sys.exit(_run(given, debug))
 
 

@@ -236,3 +236,19 @@ def test_grids_in_other_units_are_not_the_same():
     assert not grid.is_close(grid.in_unit("um"))
     assert not grid.is_close(Geometry.from_spacing((3, 4), (1, 1), "mm", origin=(0.01, 0, 0)))
     assert grid.is_close(Geometry.from_spacing((3, 4), (1, 1), "mm", origin=(0.0001, 0, 0)))
+
+
+@given(geometries, st.data())
+def test_a_spacing_stated_later_keeps_orientation_and_origin_in_voxels(geometry, data):
+    spacing = tuple(data.draw(steps) for _ in range(geometry.ndim))
+    stated = geometry.with_spacing(spacing, "mm")
+    assert stated.spacing == pytest.approx(spacing)
+    assert stated.orientation == geometry.orientation
+    assert stated.directions == pytest.approx(geometry.directions, abs=1e-6)
+    assert stated.frame == geometry.frame
+    assert stated.world_to_index(np.zeros(3)) == pytest.approx(geometry.world_to_index(np.zeros(3)), abs=1e-4)
+
+
+def test_a_spacing_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="positive number"):
+        Geometry.from_spacing((3, 4), None).with_spacing((1.0, 0.0), "mm")

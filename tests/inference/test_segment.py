@@ -383,3 +383,49 @@ def test_a_store_that_differs_from_what_was_decided_is_not_kept(tmp_path, monkey
     with pytest.raises(MedsegError, match="differ from those decided"):
         segment(picture(np.ones((9, 9), np.float32)), make_model(Threshold()), tmp_path / "o.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=15)
+@given(st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_a_flipped_file_gets_exactly_the_flipped_labels(tmp_path_factory, flips):
+    torch.manual_seed(0)
+    model = make_model(
+        torch.nn.Conv3d(1, 2, 3, padding=1), spatial_dims=3, orientation=("R", "A", "S"), tile=(8, 16, 8), overlap=0.25
+    )
+    data = np.random.default_rng(1).normal(size=(13, 11, 15)).astype(np.float32)
+    straight = volume(data)
+    axis_map = AxisMap((0, 1, 2), flips)
+    geometry = straight.geometry.rearranged(axis_map)
+    turned = MedicalImage((np.ascontiguousarray(axis_map.apply(data)),), "zyx", geometry, Modality.MR)
+    folder = tmp_path_factory.mktemp("o")
+    first = labels_of(segment(straight, model, folder / "a.zarr"))
+    second = labels_of(segment(turned, model, folder / "b.zarr"))
+    assert np.array_equal(axis_map.apply(first), second)
+
+
+def test_values_that_are_no_numbers_are_an_error_not_background(tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, tiles):
+            return torch.full((len(tiles), 2, *tiles.shape[2:]), torch.nan)
+
+    with pytest.raises(MedsegError, match="no numbers"):
+        segment(picture(np.ones((9, 9), np.float32)), make_model(Broken()), tmp_path / "o.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_of_16_bits_are_read_as_their_8_bit_selves(tmp_path):
+    data = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    model = make_model(Threshold(127.5), channels=3)
+    narrow = segment(picture(data, intensity="RGB"), model, tmp_path / "a.zarr")
+    wide = segment(picture(data.astype(np.uint16) * 257, intensity="RGB"), model, tmp_path / "b.zarr")
+    assert np.array_equal(labels_of(narrow), labels_of(wide))
+    assert labels_of(narrow).any()
+    with pytest.raises(InputError, match="8-bit and 16-bit"):
+        segment(picture(data / 255.0, intensity="RGB"), model, tmp_path / "c.zarr")
+
+
+def test_a_model_without_checksums_says_so(tmp_path):
+    model = make_model(Threshold())
+    object.__setattr__(model, "verified", False)
+    result = segment(picture(np.ones((9, 9), np.float32)), model, tmp_path / "o.zarr")
+    assert "without checksums" in result.report.warnings[0]

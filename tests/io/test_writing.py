@@ -59,13 +59,44 @@ def test_a_file_takes_its_name_only_when_all_went_well(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def own_store(folder, content):
+    folder.mkdir()
+    (folder / content).touch()
+    (folder / "zarr.json").write_text('{"attributes": {"medseg": {}}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.zarr", {"zarr.json": '{"attributes": {"ome": {"multiscales": []}}}', "0": "pixels"}),
+        ("a.zarr", {"zarr.json": "damaged"}),
+        ("a.zarr", {"thesis.txt": "years of work"}),
+        ("a.nii.gz", {"thesis.txt": "years of work"}),
+        ("a.nii.gz", {}),
+    ],
+)
+def test_folders_of_others_are_never_replaced(tmp_path, name, content):
+    target = tmp_path / name
+    target.mkdir()
+    for file, text in content.items():
+        (target / file).write_text(text)
+    with pytest.raises(InputError, match="never replaces"), staged(target, overwrite=True):
+        raise AssertionError("not reached")
+    assert {p.name: p.read_text() for p in target.iterdir()} == content
+
+
+def test_a_file_is_not_replaced_by_a_store(tmp_path):
+    (tmp_path / "a.zarr").write_text("notes")
+    with pytest.raises(InputError, match="a store is a folder"), staged(tmp_path / "a.zarr", overwrite=True):
+        raise AssertionError("not reached")
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "a.zarr"
     for content in ("first", "second"):
         with staged(target, overwrite=True) as temporary:
-            temporary.mkdir()
-            (temporary / content).touch()
-    assert [p.name for p in target.iterdir()] == ["second"]
+            own_store(temporary, content)
+    assert sorted(p.name for p in target.iterdir()) == ["second", "zarr.json"]
     rename = writing.Path.rename
 
     def refuse(self, to):
@@ -75,9 +106,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writing.Path, "rename", refuse)
     with pytest.raises(OSError, match="no"), staged(target, overwrite=True) as temporary:
-        temporary.mkdir()
-        (temporary / "third").touch()
-    assert [p.name for p in target.iterdir()] == ["second"]
+        own_store(temporary, "third")
+    assert sorted(p.name for p in target.iterdir()) == ["second", "zarr.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 

@@ -312,6 +312,21 @@ class Geometry:
             affine[:3, 0] /= factor
         return replace(self, affine=affine, unit=unit)
 
+    def with_spacing(self, spacing: tuple[float, ...], unit: Literal["mm", "um"]) -> Geometry:
+        """The same grid once its spacing became known: directions stay, positions follow the new steps.
+
+        `spacing` is per array axis, in `unit`. The origin keeps its place in voxels.
+        """
+        if len(spacing) != self.ndim or min(spacing) <= 0:
+            raise ValueError(f"spacing {spacing} needs one positive number for each of {self.ndim} axes")
+        factors = np.asarray(spacing) / np.asarray(self.steps)
+        affine = self.affine.copy()
+        first = 3 - self.ndim
+        origin = self.world_to_index(np.zeros(3))
+        affine[:3, first:3] *= factors
+        affine[:3, 3] = -(affine[:3, first:3] @ origin)
+        return replace(self, affine=affine, unit=unit)
+
     def is_close(self, other: Geometry, tolerance: float = 1e-3) -> bool:
         """Whether both grids put every voxel in the same place, to `tolerance` of a voxel."""
         if (self.shape, self.unit, self.frame) != (other.shape, other.unit, other.frame):

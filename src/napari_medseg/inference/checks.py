@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import InputError, MedicalImage, Modality
 
@@ -15,6 +17,10 @@ def channels_for(image: MedicalImage, model: Model) -> tuple[int, ...]:
         If the model reads another number of channels.
     """
     wanted, given = model.card.in_channels, image.channel_count
+    if image.is_rgb and image.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"Colours stored as {image.dtype} have no known range; accepted are 8-bit and 16-bit colour pictures."
+        )
     if given == wanted:
         return tuple(range(wanted))
     if image.is_rgb and given == 4 and wanted == 3:
@@ -28,10 +34,14 @@ def channels_for(image: MedicalImage, model: Model) -> tuple[int, ...]:
 
 def doubts(image: MedicalImage, model: Model) -> tuple[str, ...]:
     """Why a person should not rely on this model for this image."""
+    said: tuple[str, ...] = ()
+    if not getattr(model, "verified", True):
+        said = (f"Model {model.card.id} comes without checksums: whether its files are whole is not known.",)
     made_for = model.card.modality
     if not made_for or image.modality is Modality.OT or image.modality.value in made_for:
-        return ()
+        return said
     return (
+        *said,
         f"Model {model.card.id} was made for {', '.join(made_for)} and this image is {image.modality.value} "
         f"({image.modality.description}): do not rely on these labels.",
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from napari_medseg.bundles.model import Model
+from napari_medseg.case import MedsegError
 from napari_medseg.inference.grid import WorkGrid
 from napari_medseg.inference.resample import RowNeeds, Taps, nearest
 
@@ -31,7 +32,17 @@ class Decision(Protocol):
 
 
 def activate(maps: torch.Tensor, activation: str) -> torch.Tensor:
-    """Probabilities of maps ``(c, ...)``, or the maps themselves for ``"none"``."""
+    """Probabilities of maps ``(c, ...)``, or the maps themselves for ``"none"``.
+
+    Raises
+    ------
+    MedsegError
+        If the network gave values that are no numbers: the largest of them would be background.
+    """
+    if not bool(torch.isfinite(maps).all()):
+        raise MedsegError(
+            "The model gave values that are no numbers; run it with --precision fp32, or get the model again."
+        )
     if activation == "softmax":
         return torch.softmax(maps, 0)
     return torch.sigmoid(maps) if activation == "sigmoid" else maps

@@ -169,6 +169,9 @@ class TileReader:
             region.insert(0, slice(self.plane, self.plane + 1))
         block: npt.NDArray[Any] = self.image.read(region, self.grid.level, self.frame, self.channels)
         values = block.astype(np.float32)
+        if self.image.is_rgb and block.dtype == np.uint16:
+            # models of colour pictures know 0 to 255
+            values /= 257.0
         if self.plane is not None:
             values = values[:, 0]
         for axis, tap in enumerate(taps, start=1):

@@ -19,6 +19,9 @@ class TilePlan:
         Shape of one tile; along axes where the grid is shorter the tile reaches beyond it.
     overlap
         Share of a tile that neighbours have in common, 0 up to but not including 1.
+    mirrored
+        Axes along which tiles are laid from the end, because the network sees them the other way round: the same
+        image stored flipped then gets the same tiles.
     window
         Part of the grid that is wanted, one slice an axis. Tiles that do not touch it are left out; the
         others keep their place, so that inside the window nothing differs from a plan for the whole grid.
@@ -33,6 +36,7 @@ class TilePlan:
     tile: tuple[int, ...]
     overlap: float
     window: tuple[slice, ...] | None = None
+    mirrored: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.tile) or min(self.shape) < 1 or min(self.tile) < 1:
@@ -47,9 +51,14 @@ class TilePlan:
         """
         size, tile = self.shape[axis], self.tile[axis]
         if size <= tile:
-            return (-((tile - size) // 2),)
-        stride = max(1, int(tile * (1 - self.overlap)))
-        starts = (*range(0, size - tile, stride), size - tile)
+            starts: tuple[int, ...] = (-((tile - size) // 2),)
+        else:
+            stride = max(1, int(tile * (1 - self.overlap)))
+            starts = (*range(0, size - tile, stride), size - tile)
+        if self.mirrored and self.mirrored[axis]:
+            starts = tuple(size - tile - s for s in reversed(starts))
+        if size <= tile:
+            return starts
         if self.window is None:
             return starts
         part = self.window[axis]

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ def segment(
         run.write_labels(store.array)
         if with_image:
             progress.begin(1, "copying the image")
-            copy_image(image, store.root, ngff)
+            # a file's name may be a patient's
+            copy_image(replace(image, name=image.modality.value), store.root, ngff)
         progress.begin(1, "finishing")
         seconds = time.perf_counter() - started
         history = Provenance(sha256.result()).with_step(Step.now("segment", **run.record(seconds)))
@@ -203,7 +204,7 @@ class _Run:
                 slice(max(0, int(np.floor(r.start / f - 1))), min(n, int(np.ceil(r.stop / f + 1))))
                 for r, f, n in zip(part, self.grid.factors, self.grid.shape, strict=True)
             )
-        return TilePlan(self.grid.shape, tile, overlap, window)
+        return TilePlan(self.grid.shape, tile, overlap, window, self.grid.to_network.inverse().flips)
 
     def _planes(self) -> list[tuple[int, int | None]]:
         """Every frame, and every plane of it for a two-dimensional model on a volume."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_medseg.case import InputError, MedsegError, Segmentation
+
+_OWN_MARK = "medseg"
 
 
 @contextmanager
@@ -38,9 +41,35 @@ def staged(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise `InputError` if something is already there and may not be replaced."""
-    if path.exists() and not overwrite:
+    """Raise `InputError` if something is already there and may not be replaced.
+
+    A folder is replaced only by a store and only if it is a store of ours: nobody's other files go with it.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
         raise InputError(f"{path.name}: already exists; choose another name or allow overwriting.")
+    if path.is_dir() and not (path.suffix == ".zarr" and _is_own_store(path)):
+        raise InputError(
+            f"{path.name}: is a folder that napari-medseg did not write and never replaces; choose another name."
+        )
+    if path.is_file() and path.suffix == ".zarr":
+        raise InputError(f"{path.name}: is a file, and a store is a folder; choose another name.")
+
+
+def _is_own_store(path: Path) -> bool:
+    """Whether the group at `path` carries our mark; an empty folder counts too."""
+    if not any(path.iterdir()):
+        return True
+    for record in ("zarr.json", ".zattrs"):
+        file = path / record
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                return False
+            return isinstance(found, dict) and _OWN_MARK in found.get("attributes", found)
+    return False
 
 
 def _replace(temporary: Path, path: Path) -> None:
