@@ -1,6 +1,7 @@
 """OME-Zarr: what we write is read back exactly by us, by ome-zarr and by plain zarr."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -498,3 +499,78 @@ def test_images_of_any_axes_are_copied(tmp_path, axes, shape, ngff):
     np.testing.assert_array_equal(found.levels[0], pixels)
     np.testing.assert_allclose(found.geometry.affine, geometry.affine)
     assert ome_zarr.read_segmentation(tmp_path / "a.zarr").geometry.is_close(found.geometry)
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name.replace(".", "").isdecimal())
+
+
+def sparse_store(path: Path, ngff: str, *, with_image: bool = False) -> None:
+    """Labels, and an image, of 3 x 3 chunks of which 2 hold something."""
+    pixels = np.zeros((2100, 2100), "uint8")
+    pixels[5:9, 5:9] = 3
+    pixels[2090:, 2090:] = 200
+    geometry = Geometry.from_spacing(pixels.shape, (0.5, 0.5), "um")
+    image = MedicalImage((pixels,), "yx", geometry) if with_image else None
+    ome_zarr.write_segmentation(Segmentation(pixels, geometry, name="cells"), path, ngff=ngff, image=image)
+
+
+@pytest.mark.parametrize("ngff", NGFFS)
+@pytest.mark.parametrize("place", ["labels/cells/0", "0"])
+def test_lost_chunks_are_not_read_as_background(tmp_path, ngff, place):
+    path = tmp_path / "a.zarr"
+    sparse_store(path, ngff, with_image=True)
+    read = ome_zarr.read if place == "0" else ome_zarr.read_segmentation
+    read(path)
+    first, second = chunk_files(path / place)
+    (path / place / ".DS_Store").touch()
+    first.unlink()
+    with pytest.raises(InputError, match=r"^a\.zarr.*: 1 of 2 stored chunks are missing; copy or export") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    if place == "0":
+        ome_zarr.read_segmentation(path)
+    else:
+        ome_zarr.read(path)
+    if ngff == "0.5":
+        shutil.rmtree(path / place / "c")
+    else:
+        second.unlink()
+    with pytest.raises(InputError, match=r"2 of 2 stored chunks"):
+        read(path)
+
+
+@pytest.mark.parametrize("ngff", NGFFS)
+def test_background_that_was_never_stored_is_not_missed(tmp_path, ngff):
+    path = tmp_path / "a.zarr"
+    sparse_store(path, ngff)
+    assert ome_zarr.read_segmentation(path).data[1500, 1500] == 0
+    geometry = Geometry.from_spacing((40, 50), None)
+    ome_zarr.write_segmentation(Segmentation(np.zeros((40, 50), "uint8"), geometry), tmp_path / "b.zarr", ngff=ngff)
+    assert chunk_files(tmp_path / "b.zarr") == []
+    assert not np.asarray(ome_zarr.read_segmentation(tmp_path / "b.zarr").data).any()
+
+
+@pytest.mark.parametrize("ngff", NGFFS)
+def test_moved_labels_still_know_their_chunks(tmp_path, ngff):
+    path = tmp_path / "a.zarr"
+    ome_zarr.write_segmentation(segmentation((5, 2100, 30)), path, ngff=ngff)
+    sparse_store(tmp_path / "b.zarr", ngff)
+    ome_zarr.move_labels(tmp_path / "b.zarr", path, ngff)
+    ome_zarr.read_segmentation(path / "labels/organs")
+    assert ome_zarr.read_segmentation(path / "labels/cells").data[6, 6] == 3
+    chunk_files(path / "labels/cells/0")[0].unlink()
+    ome_zarr.read_segmentation(path / "labels/organs")
+    with pytest.raises(InputError, match="1 of 2 stored chunks"):
+        ome_zarr.read_segmentation(path / "labels/cells")
+
+
+def test_stores_that_count_no_chunks_or_were_cropped_open_as_before(tmp_path):
+    path = tmp_path / "a.zarr"
+    sparse_store(path, "0.5")
+    group = zarr.open_group(path / "labels/cells", mode="r+")
+    private = dict(group.attrs["medseg"])
+    chunk_files(path / "labels/cells/0")[0].unlink()
+    for changed in ({"stored_chunks": None}, {"array_shape": [9, 9]}, {"chunk_shape": [64, 64]}):
+        group.attrs["medseg"] = private | changed
+        assert ome_zarr.read_segmentation(path).data[6, 6] == 0

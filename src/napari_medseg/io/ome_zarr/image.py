@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import MedicalImage
-from napari_medseg.io.ome_zarr import metadata
+from napari_medseg.io.ome_zarr import chunks, metadata
 from napari_medseg.io.ome_zarr.labels import chunk_regions, create_array, default_chunks, level_factors
 from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.shrunk import box_mean
@@ -42,6 +42,7 @@ def copy_image(image: MedicalImage, root: Any, ngff: Ngff) -> None:
         "intensity": image.intensity,
         "objective_power": image.objective_power,
         "complete": True,
+        **chunks.record(existing[0]),
     }
     part: dict[str, Any] = {"multiscales": [record]}
     if image.channels or image.is_rgb:

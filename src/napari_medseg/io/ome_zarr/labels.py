@@ -15,6 +15,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from napari_medseg.case import Geometry, InputError, LabelTable, Provenance
+from napari_medseg.io.ome_zarr import chunks as chunk_files
 from napari_medseg.io.ome_zarr import metadata
 from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.writing import staged
@@ -35,8 +36,9 @@ class LabelStoreWriter:
     `finish`, or with an exception, removes everything that was written. Regions written at the same time by
     several threads must not share a chunk (``array.chunks``).
 
-    Labels of 0 take no room: chunks of nothing but background are not stored, and the attribute
-    ``medseg.complete`` of a finished store says that their absence is meant.
+    Labels of 0 take no room: chunks of nothing but background are not stored. The attribute
+    ``medseg.complete`` of a finished store says that their absence is meant, ``medseg.stored_chunks`` how many
+    chunks of the finest level are there.
     """
 
     def __init__(
@@ -238,6 +240,7 @@ class LabelStoreWriter:
             "axes": self.axes,
             "seconds_per_frame": self.seconds_per_frame,
             "complete": True,
+            **chunk_files.record(self.array),
         }
         label = {"multiscales": [record], "image-label": metadata.image_label(table, voxels, self.ngff)}
         self._group.attrs.update(metadata.attributes(label, private, self.ngff))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ from napari_medseg.case import (
 )
 from napari_medseg.io.content import check_finite
 from napari_medseg.io.lazy import ZarrArray
-from napari_medseg.io.ome_zarr import metadata
+from napari_medseg.io.ome_zarr import chunks, metadata
 
-_COUNTED_CHUNKS = 200_000
 _RGB_COLOURS = (["FF0000", "00FF00", "0000FF"], ["FF0000", "00FF00", "0000FF", "FFFFFF"])
 
 
@@ -125,6 +122,7 @@ def read_segmentation(path: Path) -> Segmentation:
         )
     if level.dtype.kind not in "ui":
         raise InputError(f"{labels.where}: holds {level.dtype} numbers; labels are integers.")
+    chunks.require_recorded(labels.arrays[0], labels.path / labels.multiscale.paths[0], labels.private, labels.where)
     record, private = labels.ngff.get("image-label"), labels.private
     try:
         if "table" in private:
@@ -261,17 +259,15 @@ def _missing_chunks(group: _Group) -> tuple[str, ...]:
     """What is said about pixels of the finest level that are not stored and would silently read as one value.
 
     A store of ours says by itself that it is complete: chunks that hold only the fill value are then left out
-    on purpose.
+    on purpose, and only those it counted when it was written must be there.
     """
-    array = group.arrays[0]
+    array, folder = group.arrays[0], group.path / group.multiscale.paths[0]
     if group.private.get("complete") is True:
+        chunks.require_recorded(array, folder, group.private, group.where)
         return ()
-    folder = group.path / group.multiscale.paths[0]
     expected = array.nshards if hasattr(array, "nshards") else array.nchunks
-    files = (n for _, _, names in os.walk(folder) for n in names if not n.startswith(".") and n != "zarr.json")
-    # counting millions of files takes long: then only an empty folder is noticed
-    stored = sum(1 for _ in islice(files, 1 if expected > _COUNTED_CHUNKS else None))
-    if stored and expected > _COUNTED_CHUNKS:
+    stored = chunks.count(folder, 1 if expected > chunks.COUNTED_CHUNKS else None)
+    if stored and expected > chunks.COUNTED_CHUNKS:
         return ()
     if stored == 0:
         raise InputError(
