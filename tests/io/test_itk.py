@@ -1,7 +1,9 @@
 import bz2
 import gzip
 import zlib
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -299,6 +301,28 @@ def test_labels_on_a_picture_come_back_as_they_were(tmp_path, ending, unit):
         place = sitk.ReadImage(str(tmp_path / f"l{ending}")).TransformContinuousIndexToPhysicalPoint((8.0, 5.0, 0.0))
         scale = 1.0 if unit == "mm" else 1e-3
         np.testing.assert_allclose(place[:2], (scale * (10 + 8 * 0.25), scale * (20 + 5 * 0.5)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd"])
+def test_metaimage_that_keeps_the_fields_of_a_nifti(tmp_path, ending):
+    source = Path(nibabel.__file__).parent / "tests/data/anatomical.nii"
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(sitk.ReadImage(str(source)), str(path))
+    assert b"dim[0] = " in path.read_bytes()
+    image, other = opened(path), sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(np.asarray(image.levels[0]), sitk.GetArrayFromImage(other))
+    for z, y, x in [(0, 0, 0), (24, 0, 0), (0, 40, 0), (0, 0, 32), (11, 22, 30)]:
+        there = np.array(other.TransformIndexToPhysicalPoint((x, y, z))) * (-1, -1, 1)
+        np.testing.assert_allclose(image.geometry.index_to_world((z, y, x)), there, atol=1e-6)
+
+
+def test_lines_of_text_are_no_metaimage(tmp_path):
+    (tmp_path / "a.mha").write_text("a = 1\nb[0] = 2\n")
+    (tmp_path / "b.mha").write_text("ObjectType = Image\nNDims = 3\nfile notes = two\nlines\n")
+    with pytest.raises(InputError, match=r"^a\.mha: not a NRRD or MetaImage"):
+        itk.read(tmp_path / "a.mha")
+    with pytest.raises(InputError, match=r"^b\.mha: .*no field 'ElementDataFile'"):
+        itk.read(tmp_path / "b.mha")
 
 
 def test_detached_data(tmp_path):

@@ -296,18 +296,26 @@ def _meta(path: Path, head: bytes) -> Grid:
 
 
 def _meta_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
+    """The fields of a header and where it ends; ITK adds any keys it likes, such as ``dim[0]``."""
     fields: dict[str, str] = {}
+    known = {"ObjectType", "NDims"}
     at = 0
     while at < len(head):
         stop = head.find(b"\n", at)
         stop = len(head) if stop < 0 else stop
         key, found, value = head[at:stop].decode("utf-8", "replace").partition("=")
         at = stop + 1
-        if not found or not re.fullmatch(r"\s*\w+\s*", key):
-            raise InputError(f"{path.name}: not a NRRD or MetaImage file although its name says so.")
+        if not found:
+            if not known & fields.keys():
+                break
+            continue
         fields[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
             return fields, at
+    if not known & fields.keys():
+        raise InputError(
+            f"{path.name}: not a NRRD or MetaImage file although its name says so; accepted is one of the two."
+        )
     raise KeyError("ElementDataFile")
 
 
