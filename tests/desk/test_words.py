@@ -88,6 +88,8 @@ def test_amounts_in_fitting_units():
     ]
 
 
-def test_scores_are_flattened():
-    assert scores_in_words({"dice": {"mean": 0.8912, "on": "39 cases"}}) == "dice mean 0.891; dice on 39 cases"
+def test_scores_name_dice_and_pq_of_each_set():
+    measured = {"violet": {"dice": 0.8716, "pq": 0.6183, "lowest dice": 0.7, "images": 11}, "MSD": {"dice": 0.891}}
+    assert scores_in_words(measured) == "Dice 0.87, PQ 0.62 on violet (11 images); Dice 0.89 on MSD"
+    assert scores_in_words({"iou": 0.5, "other": {"mean_dice": 0.8}}) == "iou 0.50; mean_dice 0.80 on other"
     assert scores_in_words({}) == "not stated"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,6 +13,8 @@ from napari_medseg.bundles import BundleEntry
 from napari_medseg.case import MedicalImage, Modality
 
 _ROWS_SHOWN = 6
+
+_HEADLINES = {"dice": "Dice", "pq": "PQ"}
 
 
 class ModelPicker(QWidget):
@@ -131,20 +133,29 @@ def card_html(entry: BundleEntry, image: MedicalImage | None = None) -> str:
 
 
 def scores_in_words(scores: Any) -> str:
-    """Reference scores, flattened: ``Dice 0.89; PQ 0.61``."""
-    parts: list[str] = []
+    """Reference scores, one phrase a set of images: ``Dice 0.87, PQ 0.62 on violet (11 images)``.
 
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{name} {key}".strip())
-        elif isinstance(value, int | float):
-            parts.append(f"{name} {value:.3g}")
-        elif isinstance(value, str) and value:
-            parts.append(f"{name} {value}".strip())
+    Of each set Dice and PQ are named where it has them, else whatever numbers it has.
+    """
+    if not isinstance(scores, Mapping) or not scores:
+        return "not stated"
+    sets = {k: v for k, v in scores.items() if isinstance(v, Mapping)}
+    rest = {k: v for k, v in scores.items() if k not in sets}
+    phrases = [_set_in_words(str(name), measured) for name, measured in sets.items()]
+    if rest:
+        phrases.insert(0, ", ".join(_number_in_words(str(k), v) for k, v in rest.items()))
+    return "; ".join(phrases)
 
-    walk(dict(scores), "")
-    return "; ".join(p.replace("_", " ") for p in parts) or "not stated"
+
+def _set_in_words(name: str, measured: Mapping[str, Any]) -> str:
+    chosen = {_HEADLINES[k]: measured[k] for k in _HEADLINES if k in measured}
+    numbers = chosen or {k: v for k, v in measured.items() if k != "images"}
+    images = f" ({measured['images']} images)" if "images" in measured else ""
+    return ", ".join(_number_in_words(k, v) for k, v in numbers.items()) + f" on {name}{images}"
+
+
+def _number_in_words(name: str, value: Any) -> str:
+    return f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _modality_words(code: str) -> str:
