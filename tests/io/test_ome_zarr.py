@@ -20,6 +20,7 @@ from napari_medseg.case import (
     MedicalImage,
     Modality,
     Provenance,
+    RefusedError,
     Segmentation,
     Step,
 )
@@ -574,3 +575,31 @@ def test_stores_that_count_no_chunks_or_were_cropped_open_as_before(tmp_path):
     for changed in ({"stored_chunks": None}, {"array_shape": [9, 9]}, {"chunk_shape": [64, 64]}):
         group.attrs["medseg"] = private | changed
         assert ome_zarr.read_segmentation(path).data[6, 6] == 0
+
+
+OUTSIDE = ["../../other.zarr/0", "..", "a/../../b", "/0", "{tmp}/other.zarr/0", "..\\b", "C:\\b", "\\\\host\\b"]
+
+
+@pytest.mark.parametrize("ngff", NGFFS)
+@pytest.mark.parametrize("named", OUTSIDE)
+def test_paths_that_lead_out_of_the_store_are_refused(tmp_path, ngff, named):
+    named = named.format(tmp=tmp_path)
+    path = tmp_path / "a.zarr"
+    sparse_store(path, ngff, with_image=True)
+    sparse_store(tmp_path / "other.zarr", ngff, with_image=True)
+    for place, read in (("", ome_zarr.read), ("labels/cells", ome_zarr.read_segmentation)):
+        group = zarr.open_group(path / place, mode="r+")
+        part = json.loads(json.dumps(group.attrs.asdict()))
+        ngff_part = part.get("ome", part)
+        ngff_part["multiscales"][0]["datasets"][0]["path"] = named
+        group.attrs.update(part)
+        with pytest.raises(RefusedError, match=r"^a\.zarr.*: its list of levels leads out of the store; ") as caught:
+            read(path)
+        assert str(tmp_path) not in str(caught.value)
+    labels = zarr.open_group(path / "labels", mode="r+")
+    labels.attrs.update({"ome": {"version": "0.5", "labels": [named]}} if ngff == "0.5" else {"labels": [named]})
+    for read in (ome_zarr.label_names, ome_zarr.read_segmentation):
+        with pytest.raises(RefusedError, match=r"^a\.zarr: its list of labels leads out of the store; ") as caught:
+            read(path)
+        assert str(tmp_path) not in str(caught.value)
+    assert caught.value.exit_code == 3

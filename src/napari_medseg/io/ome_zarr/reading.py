@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from napari_medseg.case import (
     MedicalImage,
     Modality,
     Provenance,
+    RefusedError,
     Segmentation,
     Source,
 )
@@ -79,6 +80,8 @@ def read(path: Path) -> list[MedicalImage]:
     ------
     InputError
         If the store holds no NGFF image, is damaged, or lacks its pixels.
+    RefusedError
+        If it names a level outside itself.
     """
     group = _open_group(path)
     ngff, _ = metadata.split_attributes(group.attrs.asdict())
@@ -97,13 +100,24 @@ def read(path: Path) -> list[MedicalImage]:
 
 
 def label_names(path: Path) -> list[str]:
-    """Names of the label images below a store's ``labels`` group, as the group lists them."""
+    """Names of the label images below a store's ``labels`` group, as the group lists them.
+
+    Raises
+    ------
+    RefusedError
+        If one of them leads out of the store.
+    """
     try:
         ngff, _ = metadata.split_attributes(zarr.open_group(path / "labels", mode="r").attrs.asdict())
     except (FileNotFoundError, ValueError):
         return []
     listed = ngff.get("labels")
-    return [str(name) for name in listed] if isinstance(listed, list) else []
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    if any(_leads_out(name) for name in names):
+        raise RefusedError(
+            f"{path.name}: its list of labels leads out of the store; accepted are names below its folder labels."
+        )
+    return names
 
 
 def read_segmentation(path: Path) -> Segmentation:
@@ -113,6 +127,8 @@ def read_segmentation(path: Path) -> Segmentation:
     ------
     InputError
         If there is no label image or more than one, or the store is damaged.
+    RefusedError
+        If it names labels or a level outside itself.
     """
     labels = _label_group(path)
     level, *coarser = labels.levels()
@@ -183,6 +199,8 @@ def _load(group: Any, path: Path, where: str, name: str = "") -> _Group:
     if not isinstance(records, list) or not records or not isinstance(records[0], Mapping):
         raise InputError(f"{where}: its multiscales attribute is empty; accepted are NGFF 0.4 and 0.5 images.")
     paths = [str(d.get("path")) for d in records[0].get("datasets") or [] if isinstance(d, Mapping)]
+    if any(_leads_out(part) for part in paths):
+        raise RefusedError(f"{where}: its list of levels leads out of the store; accepted are names below its folder.")
     arrays = []
     for part in paths:
         try:
@@ -199,6 +217,12 @@ def _load(group: Any, path: Path, where: str, name: str = "") -> _Group:
         raise InputError(f"{where}: its levels differ in their number of axes; export the store again.")
     multiscale = metadata.parse_multiscale(records[0], ndim, where)
     return _Group(path, where, ngff, private, multiscale, tuple(arrays))
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a path that a store names is absolute or climbs, on any system."""
+    path = PureWindowsPath(name)
+    return bool(path.anchor) or ".." in path.parts
 
 
 def _image(group: _Group) -> MedicalImage:
