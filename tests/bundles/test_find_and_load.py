@@ -285,3 +285,25 @@ def test_dimensions_may_come_from_the_metadata(places):
     meta["network_data_format"]["inputs"]["image"]["spatial_shape"] = [32, 32]
     model = load_model(write_bundle(user / "mine", config=config, meta=meta))
     assert (model.spatial_dims, model.tile, model.divisible_by) == (2, (32, 32), (32, 32))
+
+
+@pytest.mark.parametrize("sums", [None, "", "\n\n"])
+def test_a_bundle_without_hashes_says_that_it_is_not_verified(places, sums):
+    user, _ = places
+    folder = write_bundle(user / "mine")
+    assert load_model("mine").verified
+    (folder / "SHA256SUMS").unlink()
+    if sums is not None:
+        (folder / "SHA256SUMS").write_text(sums)
+    assert load_model("mine").verified is False
+    assert load_model(folder).verified is False
+
+
+@pytest.mark.parametrize("sums", [None, ""])
+def test_a_built_in_bundle_without_hashes_is_refused(tmp_path, monkeypatch, sums):
+    folder = write_bundle(tmp_path / "shipped", sums=False)
+    if sums is not None:
+        (folder / "SHA256SUMS").write_text(sums)
+    monkeypatch.setattr(find, "bundle_folders", lambda: [("built-in", tmp_path)])
+    with pytest.raises(RefusedError, match="has lost its SHA256SUMS"):
+        load_model("shipped")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_medseg.bundles.card import read_card
-from napari_medseg.bundles.checksums import bundle_sha256, file_sha256, verify
+from napari_medseg.bundles.checksums import SUMS, bundle_sha256, file_sha256, verify
 from napari_medseg.bundles.config import CONFIG_SUFFIXES, Config, monai_evaluator, read_config
 from napari_medseg.bundles.find import find_bundle, weights_file
 from napari_medseg.bundles.model import Model
@@ -15,11 +15,13 @@ from napari_medseg.bundles.network import check_names
 from napari_medseg.bundles.scan import refuse_hostile
 from napari_medseg.bundles.steps import read_inferer, read_postprocessing, read_preprocessing, tile_multiple
 from napari_medseg.bundles.trust import trusted_bundles
-from napari_medseg.case import InputError
+from napari_medseg.case import InputError, RefusedError
 
 
 def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
     """Verify a bundle and read it.
+
+    A bundle that is not built in and states no hashes is read too; the model then says that it is not verified.
 
     Only ``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing`` are used, and they are read,
     not run.
@@ -36,11 +38,13 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
     InputError
         There is no such bundle, or it asks for something that is not supported.
     RefusedError
-        A checksum is wrong, or the bundle would run code and is not trusted.
+        A checksum is wrong, a built-in bundle has none, or the bundle would run code and is not trusted.
     """
     folder, source = find_bundle(id_or_path)
     weights = weights_file(folder)
-    verify(folder, (*_config_names(folder), weights.relative_to(folder).as_posix()))
+    verified = verify(folder, (*_config_names(folder), weights.relative_to(folder).as_posix()))
+    if not verified and source == "built-in":
+        raise RefusedError(f"{folder.name} is built in and has lost its {SUMS}; install napari-medseg again")
     metadata = read_config(folder, "metadata")
     content = read_config(folder, "inference")
     card = read_card(metadata, folder.name)
@@ -95,6 +99,7 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
         instances=after.instances,
         network_def=network_def,
         trusted=trusted,
+        verified=verified,
     )
 
 

@@ -72,7 +72,7 @@ class ModelCard:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A verified bundle, ready to run.
+    """A bundle that was read and checked, ready to run.
 
     Parameters
     ----------
@@ -113,6 +113,10 @@ class Model:
         Makes objects of the maps; ``None`` for semantic models.
     network_def
         Class and arguments of the network, already checked.
+    trusted
+        Whether the user agreed that code of exactly this bundle may run.
+    verified
+        Whether the files were checked against the bundle's ``SHA256SUMS``; false when it states no hashes.
     """
 
     card: ModelCard
@@ -136,6 +140,7 @@ class Model:
     instances: InstanceDecoder | None
     network_def: Mapping[str, Any] = field(repr=False)
     trusted: bool = False
+    verified: bool = True
 
     def network(self) -> torch.nn.Module:
         """Build the network with its weights, in evaluation mode and float32 on the processor.
