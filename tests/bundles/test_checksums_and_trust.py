@@ -68,11 +68,33 @@ def test_the_bundle_hash_is_of_names_and_contents(tmp_path):
     (a / "x").write_bytes(b"1")
     first = hashlib.sha256(b"1").hexdigest()
     assert checksums.bundle_sha256(a) == hashlib.sha256(f"{first}  x\n".encode()).hexdigest()
-    (a / "__pycache__").mkdir()
-    (a / "__pycache__" / "c").write_text("cache")
-    assert checksums.bundle_sha256(a) == hashlib.sha256(f"{first}  x\n".encode()).hexdigest()
     (a / "x").rename(a / "y")
     assert checksums.bundle_sha256(a) != hashlib.sha256(f"{first}  x\n".encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["run/x.py", "__pycache__/x.pyc", ".git/config", ".DS_Store", "SHA256SUMS", "a/SHA256SUMS"]
+)
+def test_every_file_counts_for_trust(tmp_path, name):
+    folder = write_bundle(tmp_path / "b", sums=False)
+    seen = {checksums.bundle_sha256(folder)}
+    (folder / name).parent.mkdir(exist_ok=True)
+    for text in ("one", "two"):
+        (folder / name).write_text(text)
+        seen.add(checksums.bundle_sha256(folder))
+    assert len(seen) == 3
+
+
+def test_a_linked_folder_elsewhere_cannot_be_trusted(tmp_path):
+    folder = write_bundle(tmp_path / "b")
+    before = checksums.bundle_sha256(folder)
+    (folder / "scripts").symlink_to("models")
+    assert checksums.bundle_sha256(folder) != before
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "scripts").unlink()
+    (folder / "scripts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RefusedError, match="outside the bundle"):
+        checksums.bundle_sha256(folder)
 
 
 def test_trust_is_remembered_and_forgotten(tmp_path, monkeypatch):

@@ -77,15 +77,28 @@ def verify(folder: Path, needed: tuple[str, ...]) -> bool:
 
 
 def bundle_files(folder: Path) -> list[Path]:
-    """Every file of a bundle except ``SHA256SUMS`` and caches, sorted by path."""
+    """Every file of a bundle that ``SHA256SUMS`` names: all but itself and caches, sorted by path."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.name != SUMS]
     return sorted(p for p in files if not _IGNORED_PARTS & set(p.relative_to(folder).parts))
 
 
 def bundle_sha256(folder: Path) -> str:
-    """One hash over the names and contents of all files; what the user trusts when trusting a bundle."""
+    """One hash over the names and contents of all files; what the user trusts when trusting a bundle.
+
+    Caches, hidden files and ``SHA256SUMS`` count too: whatever lies in the folder may be run with it.
+
+    Raises
+    ------
+    RefusedError
+        A link leads out of the bundle to a folder, whose files could change unseen.
+    """
     total = hashlib.sha256()
-    for path in bundle_files(folder):
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            inside(folder, path.relative_to(folder))
+            total.update(f"{path.readlink().as_posix()} -> {path.relative_to(folder).as_posix()}\n".encode())
+        if not path.is_file():
+            continue
         total.update(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return total.hexdigest()
 
