@@ -156,3 +156,16 @@ def test_a_label_file_of_ours_opens_as_labels_with_its_names(tmp_path):
     assert kind == "labels"
     assert (np.asarray(shown) == 2).sum() == 1
     assert "liver" in str(options["features"])
+
+
+def test_a_store_whose_image_lost_pixels_is_refused_though_its_labels_are_whole(tmp_path):
+    from napari_medseg.io.ome_zarr import write_segmentation as write_store
+
+    data = np.ones((4, 5), np.uint8)
+    grid = Geometry.from_spacing(data.shape, None)
+    image = MedicalImage((data,), "yx", grid)
+    write_store(Segmentation(data, grid, LabelTable.from_names(["all"])), tmp_path / "a.zarr", image=image)
+    assert [kind for *_, kind in read(str(tmp_path / "a.zarr"))] == ["image", "labels"]
+    shutil.rmtree(tmp_path / "a.zarr" / "0" / "c")
+    with pytest.raises(InputError, match=r"a\.zarr"):
+        read(str(tmp_path / "a.zarr"))

@@ -112,10 +112,11 @@ def info(path: Annotated[Path, typer.Argument(help="File or folder.", readable=F
     from napari_medseg.io.formats import format_of, says_labels
 
     if format_of(path.expanduser()).module == "ome_zarr":
-        from napari_medseg.io.ome_zarr import label_names
+        from napari_medseg.io.ome_zarr import has_image, label_names
 
         names = label_names(path.expanduser())
-        records = [] if names and not _has_image(path) else [describe_image(i) for i in open_images(path)]
+        labels_only = bool(names) and not has_image(path.expanduser())
+        records = [] if labels_only else [describe_image(i) for i in open_images(path)]
         records += [describe_labels(open_segmentation(path, name=name)) for name in names]
     elif says_labels(path):
         records = [describe_labels(open_segmentation(path))]
@@ -283,15 +284,6 @@ def _one_image(path: Path, series: int | None) -> MedicalImage:
     if series > len(images):
         raise InputError(f"{path.name}: there is no series {series}; it holds {len(images)}.")
     return images[series - 1]
-
-
-def _has_image(path: Path) -> bool:
-    from napari_medseg.io import open_images
-
-    try:
-        return bool(open_images(path))
-    except InputError:
-        return False
 
 
 def _region(text: str) -> tuple[slice, ...]:

@@ -39,7 +39,6 @@ def read(path: Paths) -> list[LayerData]:
     InputError
         One sentence, which napari shows as it is.
     """
-    from napari_medseg.case import InputError
     from napari_medseg.desk.layers import image_layers, labels_layer
     from napari_medseg.io import open_images, open_segmentation
     from napari_medseg.io.formats import format_of, says_labels
@@ -49,16 +48,11 @@ def read(path: Paths) -> list[LayerData]:
     for file in paths:
         form = format_of(file)
         if form.module == "ome_zarr":
-            from napari_medseg.io.ome_zarr import label_names, read_segmentation
+            from napari_medseg.io.ome_zarr import has_image, label_names, read_segmentation
 
             names = label_names(file)
-            try:
-                images = open_images(file)
-            except InputError:
-                # a store may hold labels and no image
-                if not names:
-                    raise
-                images = []
+            labels_only = bool(names) and not has_image(file)
+            images = [] if labels_only else open_images(file)
             for image in images:
                 layers.extend(image_layers(image))
             like = images[0] if images else None

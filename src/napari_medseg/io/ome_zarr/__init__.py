@@ -9,12 +9,13 @@ from napari_medseg.io.ome_zarr.gather import move_labels
 from napari_medseg.io.ome_zarr.image import copy_image
 from napari_medseg.io.ome_zarr.labels import LabelStoreWriter
 from napari_medseg.io.ome_zarr.metadata import Ngff
-from napari_medseg.io.ome_zarr.reading import label_names, read, read_segmentation
+from napari_medseg.io.ome_zarr.reading import has_image, label_names, read, read_segmentation
 
 __all__ = [
     "LabelStoreWriter",
     "Ngff",
     "copy_image",
+    "has_image",
     "label_names",
     "move_labels",
     "read",

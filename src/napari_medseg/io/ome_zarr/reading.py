@@ -73,6 +73,15 @@ class _Group:
 # -- reading -----------------------------------------------------------------------------------------
 
 
+def has_image(path: Path) -> bool:
+    """Whether a store says that it holds an image, whole or not, and not labels alone."""
+    group = _open_group(path)
+    ngff, _ = metadata.split_attributes(group.attrs.asdict())
+    if "bioformats2raw.layout" in group.attrs.asdict() or "bioformats2raw.layout" in ngff:
+        return True
+    return "multiscales" in ngff and "image-label" not in ngff
+
+
 def read(path: Path) -> list[MedicalImage]:
     """The images of a store: one, or all series of a bioformats2raw store.
 
