@@ -1,6 +1,7 @@
 """References are followed, sums are done, and nothing else is."""
 
 import json
+import time
 
 import pytest
 
@@ -143,3 +144,38 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, text, words):
     (folder / "configs" / name).write_text(text)
     with pytest.raises(InputError, match=words):
         read_config(folder, "inference")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"a0": "lol", **{f"a{k}": [f"@a{k - 1}"] * 10 for k in range(1, 12)}},
+        {"a0": "lol", **{f"a{k}": f"$[@a{k - 1}] * 10" for k in range(1, 12)}},
+        {"a0": "ha", **{f"a{k}": f"$@a{k - 1} + @a{k - 1}" for k in range(1, 40)}},
+        {"a0": "h" * 60_000, "a1": "$@a0 + @a0"},
+        {"a0": 1, **{f"a{k}": f"@a{k - 1}" for k in range(1, 5_000)}},
+    ],
+)
+def test_what_grows_without_end_is_refused(parts):
+    started = time.monotonic()
+    with pytest.raises(RefusedError, match=r"grows to|nested too deeply") as refused:
+        config(**parts, x=[f"@a{len(parts) - 1}"]).section("x")
+    assert time.monotonic() - started < 1
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [lol]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12)),
+        "a: &a [*a]\n",
+        f"a: {'h' * 100_001}\n",
+    ],
+)
+def test_yaml_that_grows_without_end_is_refused(tmp_path, text):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inference.yaml").write_text(text)
+    started = time.monotonic()
+    with pytest.raises(RefusedError, match=r"grows to|nested too deeply|holds a text"):
+        read_config(tmp_path, "inference")
+    assert time.monotonic() - started < 1

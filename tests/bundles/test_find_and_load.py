@@ -307,3 +307,12 @@ def test_a_built_in_bundle_without_hashes_is_refused(tmp_path, monkeypatch, sums
     monkeypatch.setattr(find, "bundle_folders", lambda: [("built-in", tmp_path)])
     with pytest.raises(RefusedError, match="has lost its SHA256SUMS"):
         load_model("shipped")
+
+
+@pytest.mark.parametrize("size", [10**9, 50_000, 1e300])
+def test_an_absurd_tile_is_refused(places, size):
+    user, _ = places
+    config = inference()
+    config["inferer"]["roi_size"] = [size, size]
+    with pytest.raises(InputError, match="its tile has more voxels than the 2147483648"):
+        load_model(write_bundle(user / "mine", config=config))

@@ -31,6 +31,9 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.UAdd: operator.pos,
 }
 _LARGEST = 10_000
+_MOST_VALUES = 100_000
+_LONGEST_TEXT = 100_000
+_DEEPEST = 100
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     ------
     InputError
         The file is missing or is no mapping.
+    RefusedError
+        It grows beyond any size that a model needs, as YAML's references to earlier parts can make it.
     """
     for suffix in CONFIG_SUFFIXES:
         path = folder / "configs" / f"{name}{suffix}"
@@ -60,6 +65,7 @@ def _parse(path: Path, folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder.name}: {path.name} cannot be read: {first}") from error
     if not isinstance(content, dict):
         raise InputError(f"{folder.name}: {path.name} holds a {type(content).__name__}; a mapping is expected")
+    _size(content, f"{folder.name}: {path.name}")
     return content
 
 
@@ -87,6 +93,7 @@ class Config:
 
     def __init__(self, content: Mapping[str, Any], name: str, evaluate: Evaluate | None = None) -> None:
         self.content, self.name, self.evaluate = content, name, evaluate
+        self._values = 0
 
     def __contains__(self, section: str) -> bool:
         return section in self.content
@@ -97,7 +104,7 @@ class Config:
         Raises
         ------
         RefusedError
-            The section holds an expression or a path that is not accepted.
+            The section holds an expression or a path that is not accepted, or grows without end.
         InputError
             A reference leads nowhere or round in a circle.
         """
@@ -111,20 +118,24 @@ class Config:
 
     def shallow(self, value: Any, where: str = "") -> tuple[Any, str]:
         """Follow a value that is a reference, once or more, and return what it refers to and where that is."""
-        seen: tuple[str, ...] = ()
+        seen: set[str] = set()
         while isinstance(value, str) and _REFERENCE.fullmatch(value.removeprefix("$").strip()):
             reference = value.removeprefix("$").strip()
             if reference in seen:
                 raise InputError(f"{self.name}: the reference {reference} leads back to itself")
-            seen = (*seen, reference)
+            seen.add(reference)
             value, where = self._find(reference)
         return value, where
 
     def plain(self, value: Any, where: str) -> Any:
         """Replace references and accepted expressions in a part by their values; `where` is the part's id."""
-        return self._plain(value, where, ())
+        try:
+            return self._plain(value, where, ())
+        except RecursionError as error:
+            raise RefusedError(f"{self.name}: {where} is nested too deeply to be a model's configuration") from error
 
     def _plain(self, value: Any, where: str, following: tuple[str, ...]) -> Any:
+        self._spend(1, where)
         if isinstance(value, Mapping):
             return {str(k): self._plain(v, f"{where}#{k}", following) for k, v in value.items()}
         if isinstance(value, list):
@@ -168,21 +179,52 @@ class Config:
         try:
             tree = ast.parse(_REFERENCE.sub(stand_in, text), mode="eval").body
             accepted = _is_arithmetic(tree, names)
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             accepted = False
         if accepted:
             followed = {name: self._follow(reference, following) for name, reference in names.items()}
-            return self._inside(_arithmetic(tree, followed, f"{self.name}: {where}"), where)
+            found = _arithmetic(tree, followed, f"{self.name}: {where}")
+            self._spend(_size(found, f"{self.name}: {where}"), where)
+            return self._inside(found, where)
         if self.evaluate is not None:
             return self.evaluate(where)
         raise RefusedError(
             f"{self.name}: {where} would run Python code ({_short(text)}); it is used only if you trust this bundle"
         )
 
+    def _spend(self, values: int, where: str) -> None:
+        self._values += values
+        if self._values > _MOST_VALUES:
+            raise RefusedError(_too_large(f"{self.name}: {where}"))
+
     def _inside(self, value: Any, where: str) -> Any:
         if isinstance(value, str) and ".." in re.split(r"[/\\]", value):
             raise RefusedError(f"{self.name}: {where} leads out of the bundle ({value})")
         return value
+
+
+def _size(value: Any, where: str) -> int:
+    """Count the values in a part, a repeated one each time; a long text counts for more than one."""
+    count, left = 0, [(value, 0)]
+    while left:
+        item, depth = left.pop()
+        count += 1
+        if isinstance(item, str):
+            if len(item) > _LONGEST_TEXT:
+                raise RefusedError(f"{where} holds a text of more than {_LONGEST_TEXT} characters")
+            count += len(item) // 1000
+        elif isinstance(item, Mapping | list):
+            if depth > _DEEPEST:
+                raise RefusedError(f"{where} is nested too deeply to be a model's configuration")
+            inner = item.values() if isinstance(item, Mapping) else item
+            left.extend((v, depth + 1) for v in inner)
+        if count + len(left) > _MOST_VALUES:
+            raise RefusedError(_too_large(where))
+    return count
+
+
+def _too_large(where: str) -> str:
+    return f"{where} grows to more than {_MOST_VALUES} values, which no model's configuration needs"
 
 
 def _short(text: str) -> str:
@@ -226,6 +268,8 @@ def _arithmetic(tree: ast.AST, names: Mapping[str, Any], where: str) -> Any:
 def _number(operation: Callable[..., Any], where: str, *operands: Any) -> Any:
     """Do sums with numbers, join texts, and repeat or join short lists; nothing that could grow without end."""
     if operation is operator.add and all(isinstance(o, str) for o in operands):
+        if len(operands[0]) + len(operands[1]) > _LONGEST_TEXT:
+            raise RefusedError(f"{where} grows to a text of more than {_LONGEST_TEXT} characters")
         return operands[0] + operands[1]
     lists = [o for o in operands if isinstance(o, list)]
     counts = [o for o in operands if isinstance(o, int)]

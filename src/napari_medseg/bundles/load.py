@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from napari_medseg.bundles.scan import refuse_hostile
 from napari_medseg.bundles.steps import read_inferer, read_postprocessing, read_preprocessing, tile_multiple
 from napari_medseg.bundles.trust import trusted_bundles
 from napari_medseg.case import InputError, RefusedError
+
+_LARGEST_TILE = 2**31
 
 
 def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
@@ -71,6 +74,10 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
     tile = tiling.tile or stated
     if tile is None:
         raise InputError(f"{name}: no tile size is stated; give the inferer a roi_size")
+    if math.prod(tile) > _LARGEST_TILE:
+        raise InputError(
+            f"{name}: its tile has more voxels than the {_LARGEST_TILE} that are accepted; give a smaller roi_size"
+        )
     multiple = before.divisible_by or stated or tile
     if any(t % m for t, m in zip(tile, multiple, strict=True)):
         multiple = tile

@@ -40,6 +40,8 @@ _USED_BEFORE = frozenset({*SUPPORTED, "Orientation", "Spacing", "DivisiblePad"})
 _KNOWN_NAMES = _USED_BEFORE | _IGNORED_BEFORE
 _KNOWN_AFTER = frozenset({*_IGNORED_AFTER, "Activations", "AsDiscrete"})
 
+_FINEST, _COARSEST = 1e-4, 1e4
+
 
 @dataclass(frozen=True)
 class Before:
@@ -96,6 +98,8 @@ def read_preprocessing(config: Config, spatial_dims: int) -> Before:
             orientation = _orientation(arguments, name)
         elif kind == "Spacing":
             spacing = _numbers(arguments.get("pixdim"), spatial_dims, f"{name}: pixdim of Spacingd")
+            if not all(_FINEST <= v <= _COARSEST for v in spacing):
+                raise InputError(f"{name}: pixdim of Spacingd is {spacing}; {_FINEST:g} to {_COARSEST:g} is expected")
         elif kind == "DivisiblePad":
             divisible = tuple(int(v) for v in _numbers(arguments.get("k"), spatial_dims, f"{name}: k of DivisiblePadd"))
         else:
@@ -197,7 +201,7 @@ def tile_multiple(sizes: Sequence[Any]) -> tuple[int, ...] | None:
     """
     found = []
     for size in sizes:
-        times = re.fullmatch(r"\s*(\d+)\s*(?:\*\s*[a-z]\s*)?|\s*[a-z]\s*\*\s*(\d+)\s*", str(size))
+        times = re.fullmatch(r"\s*(\d{1,9})\s*(?:\*\s*[a-z]\s*)?|\s*[a-z]\s*\*\s*(\d{1,9})\s*", str(size))
         if times is None or int(times.group(1) or times.group(2)) < 1:
             return None
         found.append(int(times.group(1) or times.group(2)))
@@ -268,7 +272,7 @@ def _numbers(value: Any, count: int, where: str) -> tuple[float, ...]:
     items = list(value) if isinstance(value, list | tuple) else [value] * count
     try:
         numbers = tuple(float(v) for v in items)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where} is {value!r}; {count} numbers are expected") from error
     if len(numbers) != count or not all(math.isfinite(v) for v in numbers) or min(numbers) <= 0:
         raise InputError(f"{where} is {value!r}; {count} numbers above 0 are expected")
