@@ -12,6 +12,7 @@ os.environ["XDG_DATA_HOME"] = f"{_own}/data"
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from napari_medseg.bundles.checksums import write_sums  # noqa: E402
 from napari_medseg.case import Geometry, MedicalImage, Modality  # noqa: E402
 from tests.threshold_bundle import write_threshold_bundle  # noqa: E402
 
@@ -28,6 +29,8 @@ def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     write_threshold_bundle(folder / "bright2d", spatial_dims=2, channels=3, level=127.5, modality="SM")
     write_threshold_bundle(folder / "bright3d", spatial_dims=3, channels=1, level=99.5, tile=32, modality="MR")
+    for bundle in folder.iterdir():
+        write_sums(bundle)
     return folder
 
 
