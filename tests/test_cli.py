@@ -107,7 +107,10 @@ def test_export_tells_what_it_wrote(capsys, tmp_path, grey_model, picture):
         "shape": [50, 70],
         "labels": [{"id": 1, "name": "bright", "voxels": int((data > 100).sum())}],
         "verified": True,
+        "warnings": [],
     }
+    code, _, err = run(capsys, "export", path, "-o", tmp_path / "grey.tif")
+    assert (code, "picture.png: does not say that it holds labels" in err) == (0, True)
     code, _, err = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.tif")
     assert (code, "already exists" in err) == (1, True)
     code, _, err = run(capsys, "export", tmp_path / "o.zarr", "-o", tmp_path / "o.docx")

@@ -245,19 +245,27 @@ def export(
 
     from napari_medseg.case import Step
     from napari_medseg.io import open_segmentation, write_segmentation
-    from napari_medseg.io.formats import label_format
+    from napari_medseg.io.formats import format_of, label_format, says_labels
 
     _refuse_same(labels, out)
     form = label_format(out)
     segmentation = open_segmentation(labels, name=name)
+    stated = format_of(labels.expanduser()).module == "ome_zarr" or says_labels(labels)
+    doubts = (
+        [] if stated else [f"{labels.name}: does not say that it holds labels; its whole numbers were taken as ids."]
+    )
     history = segmentation.provenance.with_step(Step.now("export", format=form.name))
     segmentation = replace(segmentation, provenance=history)
     write_segmentation(segmentation, out, overwrite=overwrite, ngff=ngff.value, like=like)
     amounts = _amounts(segmentation)
     if as_json:
         shape = [int(n) for n in segmentation.data.shape]
-        _print_json({"out": out.name, "format": form.name, "shape": shape, "labels": amounts, "verified": True})
-    elif not quiet:
+        told = {"out": out.name, "format": form.name, "shape": shape, "labels": amounts, "verified": True}
+        _print_json({**told, "warnings": doubts})
+        return
+    for doubt in doubts:
+        typer.echo(f"Warning: {doubt}", err=True)
+    if not quiet:
         typer.echo(f"{len(amounts)} labels written to {out} as {form.name}, reopened and compared.")
 
 
