@@ -157,18 +157,10 @@ def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
 
     from napari_medseg.inference import devices
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert "CUDA_VISIBLE_DEVICES hides" in devices.gpu_status()
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: True)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "build for processors only" in devices.gpu_status()
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "built for CUDA 13.0" in devices.gpu_status()
-    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: False)
-    if not torch.backends.mps.is_available():
-        assert devices.gpu_status().startswith("No GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "CUDA_VISIBLE_DEVICES" in devices.gpu_status()
+    assert "hides every GPU" in devices.gpu_status()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +170,7 @@ def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
         (("segment", "PICTURE", "-m", "nothing", "-o", "o.zarr"), 1, "nothing"),
         (("segment", "PICTURE", "-m", "bright", "-o", "o.nii"), 1, "ends in .zarr"),
         (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--device", "cuda:9"), 1, "cuda"),
-        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--backend", "onnx"), 1, "auto and torch"),
+        (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--max-memory", "much"), 2, "2G, 800M"),
         (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--series", "2"), 1, "no series 2"),
         (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--region", "1-2"), 2, "z0:z1"),
         (("segment", "PICTURE", "-m", "bright", "-o", "o.zarr", "--spacing", "1 cm"), 2, "mm or um"),
@@ -291,7 +283,7 @@ def test_an_unreadable_file_is_one_sentence(capsys, picture):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_being_stopped_leaves_nothing_behind_and_exits_130(tmp_path, grey_model, number):
+def test_being_stopped_leaves_nothing_half_done_and_exits_130(tmp_path, grey_model, number):
     Image.fromarray(np.zeros((6000, 6000), np.uint8)).save(tmp_path / "large.png")
     command = [sys.executable, "-m", "napari_medseg", "segment", str(tmp_path / "large.png"), "-m", str(grey_model)]
     process = subprocess.Popen(
@@ -308,4 +300,6 @@ def test_being_stopped_leaves_nothing_behind_and_exits_130(tmp_path, grey_model,
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Cancelled" in err
-    assert not [p.name for p in tmp_path.iterdir() if p.name.endswith("o.zarr")]
+    left = [p.name for p in tmp_path.iterdir() if "o." in p.name]
+    assert left in ([], ["o.partial.zarr"])
+    assert ("--resume" in err) == bool(left)

@@ -7,10 +7,13 @@ safety, 130 cancelled. With ``--json`` standard output holds exactly one JSON ob
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -52,6 +55,29 @@ class Backend(StrEnum):
     TORCH = "torch"
     OPENVINO = "openvino"
     ONNX = "onnx"
+
+
+class Tissue(StrEnum):
+    """Whether tiles of a slide that hold only glass are left out."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Planes(StrEnum):
+    """How a two-dimensional model reads a volume."""
+
+    SLICES = "slices"
+    MOSAIC = "mosaic"
+
+
+class Ensemble(StrEnum):
+    """How the labels of several models become one more."""
+
+    MEAN = "mean"
+    VOTE = "vote"
+    STAPLE = "staple"
 
 
 class Ngff(StrEnum):
@@ -162,9 +188,33 @@ def segment(
     precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.AUTO,
     backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.AUTO,
     overlap: Annotated[float | None, typer.Option(help="Share of a tile common to neighbours, 0 to below 1.")] = None,
+    margin: Annotated[int, typer.Option(min=0, help="Voxels at the rim of a tile that are not used.")] = 0,
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirror images of each tile.")] = False,
     region: Annotated[
         str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Part of the image, in voxels; y and x in 2-D.")
+    ] = None,
+    tissue: Annotated[Tissue, typer.Option(help="Leave out the tiles of a slide that hold only glass.")] = Tissue.AUTO,
+    planes: Annotated[
+        Planes, typer.Option(help="How a 2-D model reads a volume: slice by slice, or all slices as one mosaic.")
+    ] = Planes.SLICES,
+    ensemble: Annotated[
+        Ensemble | None, typer.Option(help="Also store what all models together say, as the labels 'ensemble'.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also store the probability of every class.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also store the entropy of the probabilities, 0 sure to 1 no idea.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cancelled or killed; else start one.")
+    ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory to stay below, e.g. 2G or 800M; costs some time.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Compute in this many processes of this machine.")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://…", help="Compute on the Dask cluster with this scheduler.")
     ] = None,
     spacing: Annotated[
         str | None, typer.Option(metavar="z,y,xUNIT", help="Spacing of an image that states none, e.g. 0.5,0.5um.")
@@ -189,21 +239,26 @@ def segment(
     _refuse_same(image, out)
     if out.suffix != ".zarr":
         raise InputError(f"{out.name}: labels are written as OME-Zarr; accepted is a name that ends in .zarr.")
-    if backend not in (Backend.AUTO, Backend.TORCH):
-        raise InputError(f"Backend {backend.value} is not part of this version; accepted are auto and torch.")
     case = _with_spacing(_one_image(image, series), spacing)
     options = SegmentOptions(
         device=device,
         precision=precision.value,
+        backend=backend.value,
         overlap=overlap,
+        margin=margin,
         mirror=tta,
         region=None if region is None else _region(region),
+        tissue=tissue.value,
+        planes=planes.value,
+        max_memory=None if max_memory is None else _bytes(max_memory),
+        probabilities=probabilities,
+        uncertainty=uncertainty,
     )
     if trust:
         for wanted in model:
             trust_bundle(bundle_sha256(find_bundle(wanted)[0]))
     loaded = [load_model(wanted) for wanted in model]
-    with shown_progress(quiet) as progress:
+    with _stopped_by_hand(), _workers(workers, scheduler) as helpers, shown_progress(quiet) as progress:
         results = segment_all(
             case,
             loaded,
@@ -211,8 +266,11 @@ def segment(
             options,
             progress=progress,
             overwrite=overwrite,
+            resume=resume,
             ngff=ngff.value,
             with_image=with_image,
+            workers=helpers,
+            ensemble=None if ensemble is None else ensemble.value,
         )
     reports = [r.report.to_dict() for r in results]
     if as_json:
@@ -221,7 +279,12 @@ def segment(
     for report in reports:
         for warning in report["warnings"]:
             typer.echo(f"Warning: {warning}", err=True)
-        typer.echo(f"{report['model']}: {report['seconds']:.1f} s on {report['device']} ({report['precision']})")
+        for words in report["ladder"]:
+            typer.echo(f"Memory: {words}", err=True)
+        how = f"{report['device']} ({report['backend']}, {report['precision']})"
+        skipped = report["tiles"]["skipped"]
+        glass = f"; {skipped} of {report['tiles']['planned']} tiles are glass" if skipped else ""
+        typer.echo(f"{report['model']}: {report['seconds']:.1f} s on {how}{glass}")
         for label in report["labels"]:
             typer.echo("  " + "  ".join(f"{k} {_in_words(v)}" for k, v in label.items()))
     typer.echo(f"Labels are in {out}.")
@@ -302,6 +365,44 @@ def _region(text: str) -> tuple[slice, ...]:
         raise typer.BadParameter(f"{text!r} is not of the form z0:z1,y0:y1,x0:x1") from error
 
 
+def _bytes(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    shift = units.get(number[-1:], 0)
+    try:
+        size = int(float(number[:-1] if shift else number) * (1 << shift))
+        if size < 1:
+            raise ValueError(text)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text!r} is no size of memory; e.g. 2G, 800M") from error
+    return size
+
+
+@contextmanager
+def _stopped_by_hand() -> Iterator[None]:
+    """Ctrl-C as the cancellation it is, with what stays of the work."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        cancelled = CancelledError("Cancelled.")
+        for note in getattr(error, "__notes__", ()):
+            cancelled.add_note(note)
+        raise cancelled from error
+
+
+def _workers(count: int, scheduler: str | None) -> Any:
+    """The processes that compute, as a context; ``None`` in it for this process."""
+    from contextlib import nullcontext
+
+    if count and scheduler is not None:
+        raise typer.BadParameter("--workers starts processes here and --scheduler uses a cluster; give one of them")
+    if not count and scheduler is None:
+        return nullcontext()
+    from napari_medseg.inference.cluster import DaskWorkers
+
+    return DaskWorkers.local(count) if scheduler is None else DaskWorkers.connect(scheduler)
+
+
 def _with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
     from dataclasses import replace
 
@@ -355,6 +456,8 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
+    # processors that wait for each other by spinning starve whatever else runs here; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     # --debug is understood anywhere, so that it can simply be added to a command that failed
     debug = "--debug" in given
@@ -380,9 +483,11 @@ def _run(arguments: list[str], debug: bool) -> int:
         if debug:
             raise
         typer.echo(_sentence(error), err=True)
+        for note in getattr(error, "__notes__", ()):
+            typer.echo(note, err=True)
         return error.exit_code if isinstance(error, MedsegError) else 1
     if code == CancelledError.exit_code:
-        typer.echo("Cancelled; nothing half-written was kept.", err=True)
+        typer.echo("Cancelled.", err=True)
     return int(code or 0)
 
 

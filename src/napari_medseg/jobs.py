@@ -49,13 +49,15 @@ class Progress:
         self._started = time.monotonic()
         self._phase_started = self._started
         self._done = 0
+        self._done_before = 0
         self._total = 0
         self._word = ""
 
-    def begin(self, total: int, word: str) -> None:
-        """Start a phase of `total` steps named `word`."""
+    def begin(self, total: int, word: str, done: int = 0) -> None:
+        """Start a phase of `total` steps named `word`, of which `done` were done before."""
         with self._lock:
-            self._done, self._total, self._word = 0, int(total), word
+            self._done, self._total, self._word = int(done), int(total), word
+            self._done_before = int(done)
             self._phase_started = time.monotonic()
         self._tell()
 
@@ -86,7 +88,8 @@ class Progress:
         with self._lock:
             now = time.monotonic()
             spent = now - self._phase_started
-            left = spent / self._done * (self._total - self._done) if self._done else None
+            here = self._done - self._done_before
+            left = spent / here * (self._total - self._done) if here else None
             return Status(self._done, self._total, now - self._started, left, self._word)
 
     def _tell(self) -> None:
@@ -108,7 +111,7 @@ class Job(Generic[T]):
     """A callable on a thread of its own.
 
     ``work(*args, progress, **kwargs)`` runs once; afterwards `state` is final and exactly one of
-    `result` and `error` is set, or neither when cancelled.
+    `result` and `error` is set, or `reason` when cancelled, which says what stays.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Job(Generic[T]):
         self.state = JobState.WAITING
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.reason: CancelledError | None = None
 
     def start(self) -> Job[T]:
         """Start on a daemon thread and return at once."""
@@ -138,7 +142,8 @@ class Job(Generic[T]):
         try:
             self.result = self._work(*self._args, progress=self.progress, **self._kwargs)
             self.state = JobState.DONE
-        except CancelledError:
+        except CancelledError as error:
+            self.reason = error
             self.state = JobState.CANCELLED
         except Exception as error:  # noqa: BLE001 - every failure belongs to the caller, who shows it
             self.error = error

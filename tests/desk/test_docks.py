@@ -181,7 +181,7 @@ def test_nothing_ticked_says_what_to_do(qtbot, open_dock, slide):
 
 
 def _slow(open_dock):
-    pixels = np.zeros((4096, 4096, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(60, 200, (4096, 4096, 3), dtype=np.uint8)
     big = MedicalImage((pixels,), "yxc", Geometry.from_spacing((4096, 4096), None), Modality.SM, "stain RGB", "big")
     viewer, dock = open_dock("Segment", big)
     return viewer, dock
@@ -193,9 +193,9 @@ def test_cancel_stops_within_a_tile_and_keeps_nothing(qtbot, open_dock):
     click(qtbot, dock.run_bar.run)
     qtbot.waitUntil(lambda: dock.run_bar.bar.value() >= 4, timeout=90_000)
     assert "left" in dock.run_bar.words.text()
-    before = dock.run_bar.bar.value()
-    click(qtbot, dock.run_bar.stop)
     progress = dock._work.job.progress
+    before = progress.status.done
+    click(qtbot, dock.run_bar.stop)
     qtbot.waitUntil(lambda: not dock.run_bar.busy, timeout=60_000)
     # one batch of four tiles may be under way
     assert progress.status.done <= before + 8

@@ -186,11 +186,11 @@ def test_duplicating_a_layer_copies_no_case(volume):
 
 def test_large_labels_are_shown_from_their_pyramid(tmp_path, monkeypatch):
     from napari_medseg.desk import layers
-    from napari_medseg.io.ome_zarr import LabelStoreWriter, read_segmentation
+    from napari_medseg.io.ome_zarr import LabelFrame, LabelStoreWriter, read_segmentation
 
     monkeypatch.setattr(layers, "IN_MEMORY_BYTES", 1000)
     geometry = Geometry.from_spacing((1500, 2000), (0.5, 0.5), "um")
-    with LabelStoreWriter.create(tmp_path / "a.zarr", geometry) as writer:
+    with LabelStoreWriter.create(tmp_path / "a.zarr", LabelFrame(geometry)) as writer:
         writer.array[100:900, 300:1200] = 7
         writer.finish(LabelTable.from_names({7: "stroma"}), Provenance())
     stored = read_segmentation(tmp_path / "a.zarr")

@@ -5,7 +5,7 @@ from napari_medseg.bundles import load_model
 from napari_medseg.case import CancelledError, InputError, Segmentation
 from napari_medseg.desk.child import RunResult
 from napari_medseg.desk.regions import Part
-from napari_medseg.desk.segmenting import amounts, segment_with, summary
+from napari_medseg.desk.segmenting import Unfinished, amounts, segment_with, summary
 from napari_medseg.jobs import Progress
 
 
@@ -30,7 +30,7 @@ def models(own_models):
 
 def test_labels_made_before_a_failure_are_kept(volume, models):
     worker = Worker(1, InputError("The image is too small."))
-    (made,) = segment_with(worker, volume, models, Part(), "auto", progress=Progress())
+    (made,) = segment_with(worker, volume, models, Part(), "auto", Unfinished(), progress=Progress())
     assert np.asarray(made.layer[0]).min() == 1
     assert made.report["warnings"] == ["first", "Hippocampus in T1 MRI gave no labels. The image is too small."]
 
@@ -38,7 +38,7 @@ def test_labels_made_before_a_failure_are_kept(volume, models):
 @pytest.mark.parametrize("answers", [(InputError("no"),), (1, CancelledError("Cancelled."))])
 def test_the_first_failure_and_a_cancel_end_everything(volume, models, answers):
     with pytest.raises(type(answers[-1])):
-        segment_with(Worker(*answers), volume, models, Part(), "auto", progress=Progress())
+        segment_with(Worker(*answers), volume, models, Part(), "auto", Unfinished(), progress=Progress())
 
 
 def test_reports_in_words():
@@ -52,5 +52,7 @@ def test_reports_in_words():
             {"id": 2, "name": "nucleus", "voxels": 40, "count": 7},
         ],
     }
-    assert summary(report) == "m: 1.3 s on cpu (fp32)"
+    assert summary(report) == "m: 1.3 s (cpu, fp32)"
+    told = {**report, "backend": "openvino", "tiles": {"planned": 9, "skipped": 4}}
+    assert summary(told) == "m: 1.3 s (cpu, openvino, fp32), 4 of 9 tiles left out as glass"
     assert amounts(report) == [("liver", "2.5 ml"), ("nucleus", "7, 40 pixels")]

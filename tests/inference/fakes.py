@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from napari_medseg.bundles.intensity import IntensityPlan
 from napari_medseg.bundles.model import Model, ModelCard
@@ -27,6 +28,15 @@ class Threshold(torch.nn.Module):
 class Identity(torch.nn.Module):
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         return tiles
+
+
+class Pieces:
+    """Every connected piece of foreground is an object; none is larger than the margin."""
+
+    margin = 8
+
+    def decode(self, maps: np.ndarray) -> np.ndarray:
+        return ndimage.label(maps[0] > 0.5)[0]
 
 
 @dataclass(frozen=True, eq=False)

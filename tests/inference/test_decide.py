@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 
-from napari_medseg.case import AxisMap
-from napari_medseg.inference.decide import ClassDecision, InstanceDecision, activate, decide
+from napari_medseg.case import AxisMap, MedsegError
+from napari_medseg.inference.decide import ClassDecision, activate, background_maps, decide
 from napari_medseg.inference.grid import WorkGrid
+from napari_medseg.inference.units import _window_of_box
 from tests.inference.fakes import Identity, make_model
 
 
@@ -39,6 +39,10 @@ def grid_of(shape, image_shape):
     return WorkGrid(shape, factors, AxisMap.identity(len(shape)), 0, factors, image_shape)
 
 
+def whole(shape):
+    return tuple(slice(0, n) for n in shape)
+
+
 @given(st.data(), st.sampled_from(((12, 9), (6, 9), (24, 18), (5, 4), (36, 9))))
 def test_class_labels_do_not_depend_on_how_rows_arrive(data, image_shape):
     shape = (12, 9)
@@ -47,7 +51,9 @@ def test_class_labels_do_not_depend_on_how_rows_arrive(data, image_shape):
     results = []
     for pieces in ([(0, maps)], in_pieces(data, maps)):
         collected = Collected(image_shape)
-        decision = ClassDecision(model, grid_of(shape, image_shape), image_shape, collected)
+        decision = ClassDecision(
+            model, grid_of(shape, image_shape), image_shape, whole(image_shape), whole(shape), 1000, collected
+        )
         for first, rows in pieces:
             decision.add(first, rows)
         decision.close()
@@ -62,56 +68,37 @@ def test_enlarged_classes_are_the_winner_of_interpolated_probabilities():
         torch.softmax(maps, 0)[None], scale_factor=2, mode="bilinear", align_corners=False
     )[0].argmax(0)
     collected = Collected((14, 16))
-    decision = ClassDecision(make_model(Identity()), grid_of((7, 8), (14, 16)), (14, 16), collected)
+    grid = grid_of((7, 8), (14, 16))
+    decision = ClassDecision(make_model(Identity()), grid, (14, 16), whole((14, 16)), whole((7, 8)), 1000, collected)
     decision.add(0, maps)
     decision.close()
     assert np.array_equal(collected.labels, expected.numpy())
 
 
-class Pieces:
-    """Every connected piece of foreground is an object; none is larger than the margin."""
+@given(st.data(), st.sampled_from(((12, 9), (6, 9), (24, 18), (5, 4), (36, 9))), st.integers(1, 9))
+def test_a_box_is_decided_as_that_part_of_the_whole(data, image_shape, break_every):
+    """With only the maps that its window holds, and the same to the last bit."""
+    shape = (12, 9)
+    maps = torch.from_numpy(np.random.default_rng(1).normal(size=(3, *shape)).astype(np.float32))
+    model, grid = make_model(Identity(), names=("a", "b")), grid_of(shape, image_shape)
+    kept = []
 
-    margin = 8
+    def run(box, window):
+        decision = ClassDecision(
+            model, grid, image_shape, box, window, break_every, lambda *_: None, lambda f, p: kept.append(p.clone())
+        )
+        rows = maps[(slice(None), *window)]
+        decision.add(window[0].start, rows)
+        result = torch.cat(kept, 1)
+        kept.clear()
+        return result
 
-    def decode(self, maps):
-        return ndimage.label(maps[0] > 0.5)[0]
-
-
-@given(st.data(), st.integers(5, 30), st.integers(0, 10_000))
-def test_objects_do_not_depend_on_blocks_or_pieces(data, block, seed):
-    random = np.random.default_rng(seed)
-    foreground = np.zeros((40, 33), np.float32)
-    for _ in range(25):
-        y, x = random.integers(0, 37), random.integers(0, 30)
-        foreground[y : y + random.integers(1, 4), x : x + random.integers(1, 4)] = 1
-    whole, count = ndimage.label(foreground)
-    # chained pieces may grow beyond the margin that the decoder promises
-    assume(all(s.stop - s.start <= 8 for box in ndimage.find_objects(whole) for s in box))
-    model = make_model(Identity(), instances=Pieces(), activation="none")
-    collected = Collected((40, 33))
-    decision = InstanceDecision(model, grid_of((40, 33), (40, 33)), (40, 33), collected, block=block)
-    for first, rows in in_pieces(data, torch.from_numpy(foreground)[None]):
-        decision.add(first, rows)
-    decision.close()
-    labels = collected.labels
-    assert decision.next_id == count + 1
-    assert sorted(set(np.unique(labels)) - {0}) == list(range(1, count + 1))
-    # the same objects under other numbers: a one-to-one match, nothing cut, nothing twice
-    pairs = {(a, b) for a, b in zip(whole.ravel().tolist(), labels.ravel().tolist(), strict=True)}
-    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-
-
-def test_objects_on_another_grid_keep_their_ids():
-    foreground = np.zeros((20, 20), np.float32)
-    foreground[2:5, 2:5] = 1
-    foreground[12:15, 10:14] = 1
-    collected = Collected((40, 40))
-    model = make_model(Identity(), instances=Pieces(), activation="none")
-    decision = InstanceDecision(model, grid_of((20, 20), (40, 40)), (40, 40), collected, first_id=7, block=9)
-    decision.add(0, torch.from_numpy(foreground)[None])
-    decision.close()
-    expected = np.kron(ndimage.label(foreground)[0], np.ones((2, 2), int))
-    assert np.array_equal(collected.labels, np.where(expected > 0, expected + 6, 0))
+    everything = run(whole(image_shape), whole(shape))
+    low = [data.draw(st.integers(0, n - 1)) for n in image_shape]
+    low[0] = low[0] // break_every * break_every
+    box = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(low, image_shape, strict=True))
+    part = run(box, _window_of_box(grid, box, shape))
+    assert torch.allclose(part, everything[(slice(None), *box)], atol=1e-6)
 
 
 def test_activation_and_decision_by_hand():
@@ -122,3 +109,36 @@ def test_activation_and_decision_by_hand():
     assert decide(maps, None).tolist() == [[1, 0]]
     assert decide(torch.tensor([[[0.4, 0.6]], [[0.7, 0.1]]]), 0.65).tolist() == [[2, 0]]
     assert decide(torch.tensor([[[0.5, 0.49]]]), 0.5).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("activation", "threshold", "channels"),
+    [
+        ("softmax", None, 3),
+        ("sigmoid", 0.5, 1),
+        ("sigmoid", 0.5, 3),
+        ("none", None, 2),
+        ("none", 0.3, 1),
+        ("none", -2.0, 1),
+    ],
+)
+def test_where_no_tile_lies_there_is_background(activation, threshold, channels):
+    model = make_model(Identity(), activation=activation, threshold=threshold, out_channels=channels)
+    maps = background_maps(model)[:, None, None]
+    assert decide(activate(maps, activation), threshold).tolist() == [[0]]
+
+
+@given(st.integers(1, 20), st.integers(0, 1000))
+def test_the_first_of_equal_channels_wins(channels, seed):
+    values = np.random.default_rng(seed).integers(0, 3, (channels, 4, 5)).astype(np.float32)
+    assert np.array_equal(decide(torch.from_numpy(values), None), values.argmax(0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused_wherever_they_lie(bad):
+    maps = torch.zeros(2, 3, 4)
+    maps[1, 2, 3] = bad
+    with pytest.raises(MedsegError, match="no numbers"):
+        activate(maps, "softmax")
+    large = torch.full((2, 300, 300), 3e38)
+    assert activate(large, "none") is large

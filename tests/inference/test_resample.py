@@ -62,8 +62,7 @@ def test_needs_answer_from_where_and_how_far():
     # output 2 sits at input 0.75 and looks at inputs 0 and 1
     assert needs.ready_before(2) == 3
     assert needs.ready_before(1) == 1
-    assert needs.first_within(0) == 0
-    assert needs.first_within(1) == 3
+    assert needs.start.tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
 
 
 def test_a_linear_ramp_stays_on_the_line():

@@ -1,5 +1,6 @@
 """OME-Zarr: what we write is read back exactly by us, by ome-zarr and by plain zarr."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ from napari_medseg.case import (
     Step,
 )
 from napari_medseg.io import ome_zarr
+from napari_medseg.io.ome_zarr import LabelFrame
 from napari_medseg.io.ome_zarr.labels import level_factors
 
 NGFFS = ("0.4", "0.5")
@@ -149,7 +151,9 @@ def test_thick_slices_wait_until_pixels_have_grown():
 def test_writer_streams_regions_and_counts(tmp_path, ngff):
     geometry = Geometry.from_spacing((3000, 2500), (0.25, 0.25), "um")
     path = tmp_path / "slide.zarr"
-    with ome_zarr.LabelStoreWriter.create(path, geometry, name="cells", dtype=np.int32, ngff=ngff) as writer:
+    with ome_zarr.LabelStoreWriter.create(
+        path, LabelFrame(geometry, name="cells", dtype=np.int32, ngff=ngff)
+    ) as writer:
         assert writer.array.chunks == (1024, 1024)
         writer.array[0:1024, 0:1024] = 5
         writer.array[2900:3000, 2400:2500] = 2_000_000
@@ -168,13 +172,19 @@ def test_writer_streams_regions_and_counts(tmp_path, ngff):
 
 
 def test_writer_left_early_leaves_nothing(tmp_path):
-    geometry = Geometry.from_spacing((50, 50), None)
-    with pytest.raises(ZeroDivisionError), ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", geometry) as writer:
+    frame = LabelFrame(Geometry.from_spacing((50, 50), None))
+    with (
+        pytest.raises(ZeroDivisionError),
+        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", frame) as writer,
+    ):
         writer.array[:] = 1
         raise ZeroDivisionError
-    with ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", geometry) as writer:
+    with ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", frame) as writer:
         writer.array[:] = 1
-    with ome_zarr.LabelStoreWriter.create(tmp_path / "b.zarr", geometry) as writer, pytest.raises(InputError):
+    with (
+        ome_zarr.LabelStoreWriter.create(tmp_path / "b.zarr", frame) as writer,
+        pytest.raises(InputError),
+    ):
 
         def refuse(store: Path, voxels: dict[int, int]) -> None:
             raise InputError("no")
@@ -186,11 +196,11 @@ def test_writer_left_early_leaves_nothing(tmp_path):
 def test_writer_refuses_what_it_cannot_write(tmp_path):
     geometry = Geometry.from_spacing((50, 50), None)
     for wrong in ({"axes": "zyx"}, {"dtype": np.float32}, {"ngff": "0.3"}, {"name": "a/b"}):
-        with pytest.raises(InputError, match=r"^a\.zarr: "):
-            ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", geometry, **wrong)
+        with pytest.raises(InputError, match=r"do not fit|integers|not written|no name"):
+            LabelFrame(geometry, **wrong)
     ome_zarr.write_segmentation(Segmentation(blobs((9, 9)), Geometry.from_spacing((9, 9), None)), tmp_path / "a.zarr")
     with pytest.raises(InputError, match="already exists"):
-        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", geometry)
+        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", LabelFrame(geometry))
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
@@ -347,7 +357,7 @@ def test_another_programs_image_is_never_replaced(tmp_path):
     with pytest.raises(InputError, match="holds an image"):
         ome_zarr.write_segmentation(labels, tmp_path / "a.zarr", overwrite=True)
     with pytest.raises(InputError, match="holds an image"):
-        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", labels.geometry, overwrite=True)
+        ome_zarr.LabelStoreWriter.create(tmp_path / "a.zarr", LabelFrame(labels.geometry), overwrite=True)
     assert ome_zarr.read(tmp_path / "a.zarr")[0].shape == (30, 40)
 
 
@@ -553,17 +563,42 @@ def test_background_that_was_never_stored_is_not_missed(tmp_path, ngff):
 
 
 @pytest.mark.parametrize("ngff", NGFFS)
-def test_moved_labels_still_know_their_chunks(tmp_path, ngff):
+def test_several_label_images_of_one_store_know_their_chunks(tmp_path, ngff):
+    root = ome_zarr.open_root(tmp_path / "a.zarr", ngff)
+    for name, value in (("organs", 2), ("cells", 3)):
+        frame = LabelFrame(Geometry.from_spacing((1500, 1500), None), name=name, ngff=ngff)
+        group = ome_zarr.LabelGroup(root, frame)
+        group.array[5:9, 5:9] = value
+        group.write_records(LabelTable(), Provenance(), group.count_and_shrink())
     path = tmp_path / "a.zarr"
-    ome_zarr.write_segmentation(segmentation((5, 2100, 30)), path, ngff=ngff)
-    sparse_store(tmp_path / "b.zarr", ngff)
-    ome_zarr.move_labels(tmp_path / "b.zarr", path, ngff)
+    assert ome_zarr.label_names(path) == ["organs", "cells"]
     ome_zarr.read_segmentation(path / "labels/organs")
     assert ome_zarr.read_segmentation(path / "labels/cells").data[6, 6] == 3
     chunk_files(path / "labels/cells/0")[0].unlink()
     ome_zarr.read_segmentation(path / "labels/organs")
-    with pytest.raises(InputError, match="1 of 2 stored chunks"):
+    with pytest.raises(InputError, match="1 of 1 stored chunks"):
         ome_zarr.read_segmentation(path / "labels/cells")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 5), st.integers(513, 700), st.integers(513, 1100), st.randoms(use_true_random=False))
+def test_levels_do_not_depend_on_the_boxes_they_were_made_of(tmp_path_factory, seed, height, width, order):
+    """Every n-th voxel of the finest level, whatever the order and size of the boxes that came."""
+    path = tmp_path_factory.mktemp("o") / "a.zarr"
+    labels = np.random.default_rng(seed).integers(0, 5, (height, width), dtype=np.uint8)
+    group = ome_zarr.LabelGroup(
+        ome_zarr.open_root(path, "0.5"), LabelFrame(Geometry.from_spacing(labels.shape, None), chunks=(64, 96))
+    )
+    edges = [sorted({0, n, *(order.randrange(1, n) for _ in range(3))}) for n in labels.shape]
+    parts = [
+        (slice(a, b), slice(c, d)) for a, b in itertools.pairwise(edges[0]) for c, d in itertools.pairwise(edges[1])
+    ]
+    order.shuffle(parts)
+    for part in parts:
+        group.array[part] = labels[part]
+        group.shrink(part, labels[part])
+    for factor, level in zip(group.factors, group.levels, strict=True):
+        assert np.array_equal(np.asarray(level[:]), labels[:: factor[0], :: factor[1]])
 
 
 def test_stores_that_count_no_chunks_or_were_cropped_open_as_before(tmp_path):

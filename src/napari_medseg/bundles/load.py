@@ -106,6 +106,7 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
         instances=after.instances,
         network_def=network_def,
         trusted=trusted,
+        slices=_slices(ours, spatial_dims, card.in_channels, name),
         verified=verified,
     )
 
@@ -127,6 +128,17 @@ def _spatial_dims(network_def: Mapping[str, Any], metadata: Mapping[str, Any], n
     if stated not in (2, 3):
         raise InputError(f"{name}: the network works in {stated} dimensions; 2 or 3 are supported")
     return int(stated)
+
+
+def _slices(ours: Mapping[str, Any], spatial_dims: int, in_channels: int, name: str) -> int:
+    slices = ours.get("slices", 1)
+    whole = isinstance(slices, int) and not isinstance(slices, bool) and slices > 0 and slices % 2 == 1
+    if not whole or (slices > 1 and (spatial_dims != 2 or in_channels % slices)):
+        raise InputError(
+            f"{name}: reads {slices!r} slices; an odd number that divides the {in_channels} channels of a "
+            "two-dimensional network is expected"
+        )
+    return int(slices)
 
 
 def _spacing(

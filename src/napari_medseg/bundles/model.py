@@ -115,6 +115,8 @@ class Model:
         Class and arguments of the network, already checked.
     trusted
         Whether the user agreed that code of exactly this bundle may run.
+    slices
+        How many neighbouring slices a two-dimensional model reads as channels (2.5-D); 1 for the slice alone.
     verified
         Whether the files were checked against the bundle's ``SHA256SUMS``; false when it states no hashes.
     """
@@ -140,6 +142,7 @@ class Model:
     instances: InstanceDecoder | None
     network_def: Mapping[str, Any] = field(repr=False)
     trusted: bool = False
+    slices: int = 1
     verified: bool = True
 
     def network(self) -> torch.nn.Module:

@@ -1,6 +1,6 @@
 """What lies on the desk: images, segmentations, their label tables, geometry and history. numpy only."""
 
-from napari_medseg.case.errors import CancelledError, InputError, MedsegError, RefusedError
+from napari_medseg.case.errors import CancelledError, InputError, MedsegError, OtherRunError, RefusedError
 from napari_medseg.case.geometry import AxisMap, Geometry
 from napari_medseg.case.image import MedicalImage, Modality, Source
 from napari_medseg.case.labels import Label, LabelTable
@@ -17,6 +17,7 @@ __all__ = [
     "MedicalImage",
     "MedsegError",
     "Modality",
+    "OtherRunError",
     "Provenance",
     "RefusedError",
     "Segmentation",

@@ -13,6 +13,10 @@ class InputError(MedsegError):
     """A file or value cannot be used: what it is, what is wrong, what would be accepted."""
 
 
+class OtherRunError(InputError):
+    """An unfinished run is not the one that is asked for."""
+
+
 class RefusedError(MedsegError):
     """Refused for safety: an untrusted bundle, a wrong checksum, a path outside the target."""
 

@@ -43,12 +43,16 @@ _GRACE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Run:
-    """One thing to compute: a model (loaded, or its id or folder) and the fields of ``SegmentOptions``."""
+    """One thing to compute: a model (loaded, or its id or folder) and the fields of ``SegmentOptions``.
+
+    With `resume` an unfinished store of that name is gone on with.
+    """
 
     model: Model | str | Path
     options: Mapping[str, Any]
     out: Path
     name: str
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,14 @@ def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress)
     for level, outline in enumerate(image.levels):
         outline.pixels, outline.level = pixels, level
     result = segment(
-        image, model, run.out, SegmentOptions(**run.options), progress=progress, name=run.name, overwrite=True
+        image,
+        model,
+        run.out,
+        SegmentOptions(**run.options),
+        progress=progress,
+        name=run.name,
+        overwrite=True,
+        resume=run.resume,
     )
     return result.report.to_dict()
 

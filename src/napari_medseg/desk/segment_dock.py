@@ -23,7 +23,7 @@ from napari_medseg.desk.pieces.model_picker import ModelPicker
 from napari_medseg.desk.pieces.run_bar import RunBar
 from napari_medseg.desk.pieces.table import Table
 from napari_medseg.desk.pieces.work import Work
-from napari_medseg.desk.segmenting import Made, amounts, segment_with, summary
+from napari_medseg.desk.segmenting import Made, Unfinished, amounts, segment_with, summary
 
 if TYPE_CHECKING:
     import napari
@@ -63,6 +63,7 @@ class SegmentDock(Dock):
         self.column.addWidget(self.found)
         self.column.addStretch()
 
+        self._unfinished = Unfinished()
         self._work: Work | None = None
         self._devices: Work | None = None
         self.run_bar.run_asked.connect(self.run)
@@ -135,7 +136,7 @@ class SegmentDock(Dock):
         except InputError as error:
             self._say_failure(str(error))
             return
-        work = Work(segment_with, self.worker, image, models, part, self.device.currentText())
+        work = Work(segment_with, self.worker, image, models, part, self.device.currentText(), self._unfinished)
         work.done.connect(self._show)
         work.failed.connect(self._say_failure)
         work.cancelled.connect(self._say_cancelled)
@@ -157,7 +158,8 @@ class SegmentDock(Dock):
             labels.editable = isinstance(labels.data, np.ndarray)
             large = large or not labels.editable
         done = "Done. " + "; ".join(summary(made.report) for made in results) + "."
-        cautions = [*dict.fromkeys(w for made in results for w in made.report.get("warnings", ()))]
+        told = (w for made in results for w in (*made.report.get("warnings", ()), *made.report.get("ladder", ())))
+        cautions = [*dict.fromkeys(told)]
         if large:
             cautions.append("The labels are large: they are shown from disk and cannot be painted on.")
         if cautions:
@@ -171,8 +173,8 @@ class SegmentDock(Dock):
         self.message.warn(words)
         show_error(words)
 
-    def _say_cancelled(self) -> None:
-        self.message.say("Cancelled. No labels were kept.")
+    def _say_cancelled(self, words: str) -> None:
+        self.message.say("Cancelled. No labels were kept." if words == "Cancelled." else words)
 
     def leave(self) -> None:
         """Stop what runs and stop listening: the dock is being closed."""

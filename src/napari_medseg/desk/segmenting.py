@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from napari_medseg.bundles import BundleEntry, Model
-from napari_medseg.case import CancelledError, MedicalImage, MedsegError
+from napari_medseg.case import CancelledError, MedicalImage, MedsegError, OtherRunError
 from napari_medseg.desk.child import Run, RunResult, Worker
 from napari_medseg.desk.layers import LayerData, labels_layer
 from napari_medseg.desk.regions import Part
 from napari_medseg.desk.workspace import new_store
+from napari_medseg.io.writing import partial_path
 from napari_medseg.jobs import Progress
+
+
+class Unfinished:
+    """Stores of runs that were cancelled, by what was being computed: the next such run goes on with them."""
+
+    def __init__(self) -> None:
+        self._stores: dict[Hashable, Path] = {}
+
+    def take(self, key: Hashable) -> tuple[Path, bool]:
+        """A store to write to, and whether a run began there already."""
+        store = self._stores.pop(key, None)
+        if store is not None and partial_path(store).is_dir():
+            return store, True
+        return new_store(), False
+
+    def keep(self, key: Hashable, store: Path) -> bool:
+        """Remember the store of a run that was cancelled; whether anything in it is worth going on with."""
+        if not partial_path(store).is_dir():
+            return False
+        self._stores[key] = store
+        return True
 
 
 @dataclass(frozen=True)
@@ -29,12 +52,14 @@ def segment_with(
     models: Sequence[BundleEntry | Model],
     part: Part,
     device: str,
+    unfinished: Unfinished,
     *,
     progress: Progress,
 ) -> list[Made]:
     """Run `models` one after another over a part of `image`.
 
-    A model that fails after others gave their labels becomes a warning of the last run, and ends the round.
+    A model that fails after others gave their labels becomes a warning of the last run, and ends the round. A
+    model that was cancelled before goes on where it stopped, if nothing has changed since.
 
     Raises
     ------
@@ -47,15 +72,20 @@ def segment_with(
     for model in models:
         card = model.card
         assert card is not None
+        key = (image.name, image.shape, card.id, str(part), device)
+        store, resume = unfinished.take(key)
         run = Run(
             model=model.path if isinstance(model, BundleEntry) else model,
             options={"device": device, "region": part.region},
-            out=new_store(),
+            out=store,
             name=card.id,
+            resume=resume,
         )
         try:
-            result = worker.segment(seen, run, progress=progress)
-        except CancelledError:
+            result = _resumed_or_anew(worker, seen, run, progress)
+        except CancelledError as error:
+            if unfinished.keep(key, store):
+                raise CancelledError("Cancelled. Press Run to go on where it stopped.") from error
             raise
         except MedsegError as error:
             if not made:
@@ -67,6 +97,14 @@ def segment_with(
         progress.begin(1, "reading the labels")
         made.append(Made(_shown(result, seen, part), result.report))
     return made
+
+
+def _resumed_or_anew(worker: Worker, image: MedicalImage, run: Run, progress: Progress) -> RunResult:
+    try:
+        return worker.segment(image, run, progress=progress)
+    except OtherRunError:
+        # the picture was changed since the run was cancelled: nothing of it can be used
+        return worker.segment(image, replace(run, resume=False), progress=progress)
 
 
 def _shown(result: RunResult, image: MedicalImage, part: Part) -> LayerData:
@@ -81,7 +119,11 @@ def _shown(result: RunResult, image: MedicalImage, part: Part) -> LayerData:
 
 def summary(report: Mapping[str, Any]) -> str:
     """One line on how a run went."""
-    return f"{report['model']}: {report['seconds']:.1f} s on {report['device']} ({report['precision']})"
+    how = ", ".join([report["device"], *([report["backend"]] if report.get("backend") else []), report["precision"]])
+    tiles = report.get("tiles", {})
+    skipped = tiles.get("skipped", 0)
+    glass = f", {skipped} of {tiles['planned']} tiles left out as glass" if skipped else ""
+    return f"{report['model']}: {report['seconds']:.1f} s ({how}){glass}"
 
 
 def amounts(report: Mapping[str, Any]) -> list[tuple[str, str]]:

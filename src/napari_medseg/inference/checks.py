@@ -16,7 +16,9 @@ def channels_for(image: MedicalImage, model: Model) -> tuple[int, ...]:
     InputError
         If the model reads another number of channels.
     """
-    wanted, given = model.card.in_channels, image.channel_count
+    wanted, given = model.card.in_channels // model.slices, image.channel_count
+    if model.slices > 1 and image.geometry.ndim != 3:
+        raise InputError(f"Model {model.card.id} reads {model.slices} slices at a time; this image is no volume.")
     if image.is_rgb and image.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"Colours stored as {image.dtype} have no known range; accepted are 8-bit and 16-bit colour pictures."

@@ -1,4 +1,4 @@
-"""From blended maps to labels on the image's own grid, row by row."""
+"""From blended maps to classes on the image's own grid, row by row."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ import torch
 
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import MedsegError
+from napari_medseg.inference.blend import PIECE_VALUES
 from napari_medseg.inference.grid import WorkGrid
-from napari_medseg.inference.resample import RowNeeds, Taps, nearest
+from napari_medseg.inference.resample import RowNeeds, Taps
 
 LabelArray = npt.NDArray[np.integer]
 LabelRows = Callable[[int, LabelArray], None]
-"""Takes the first row's index and labels ``(rows, ...)`` on the image's grid."""
+"""Takes the first row's index and labels ``(rows, ...)``."""
+MapRows = Callable[[int, torch.Tensor], None]
+"""Takes the first row's index and maps ``(c, rows, ...)``."""
 
-_PIECE_VALUES = 1 << 24
+# so sure of background that no blending of it with its neighbours tips over
+_SURE = 30.0
+_FEW_CHANNELS = 16
 
 
 class Decision(Protocol):
-    """Turns maps on the working grid into labels on the image's grid."""
+    """Turns the rows of maps on the working grid into labels."""
 
     def add(self, first: int, maps: torch.Tensor) -> None:
         """Take the next rows of maps ``(c, rows, ...)``, which start at row `first`."""
@@ -39,13 +44,31 @@ def activate(maps: torch.Tensor, activation: str) -> torch.Tensor:
     MedsegError
         If the network gave values that are no numbers: the largest of them would be background.
     """
-    if not bool(torch.isfinite(maps).all()):
-        raise MedsegError(
-            "The model gave values that are no numbers; run it with --precision fp32, or get the model again."
-        )
+    require_numbers(maps)
     if activation == "softmax":
         return torch.softmax(maps, 0)
     return torch.sigmoid(maps) if activation == "sigmoid" else maps
+
+
+def require_numbers(maps: torch.Tensor) -> None:
+    """Raise `MedsegError` if a value of `maps` is not a finite number."""
+    # one infinite or missing value makes the sum so; a test of each value takes ten times as long
+    if not bool(torch.isfinite(maps.sum())) and not bool(torch.isfinite(maps).all()):
+        raise MedsegError(
+            "The model gave values that are no numbers; run it with --precision fp32, or get the model again."
+        )
+
+
+def background_maps(model: Model) -> torch.Tensor:
+    """Maps ``(c,)`` that `model` would give where there is nothing at all."""
+    maps = torch.full((model.out_channels,), -_SURE if model.activation == "sigmoid" else 0.0)
+    if model.activation == "softmax":
+        maps[0] = _SURE
+    elif model.activation == "none" and model.threshold is None and model.instances is None:
+        maps[0] = 1.0
+    elif model.activation == "none" and model.threshold is not None:
+        maps[:] = min(0.0, model.threshold - 1.0)
+    return maps
 
 
 def decide(probabilities: torch.Tensor, threshold: float | None) -> LabelArray:
@@ -54,14 +77,105 @@ def decide(probabilities: torch.Tensor, threshold: float | None) -> LabelArray:
     Without a threshold the largest channel wins and channel 0 is background. With one, channel ``k`` is
     label ``k + 1`` where it is the largest and reaches the threshold.
     """
-    if threshold is None:
-        winner = probabilities.argmax(0)
-    else:
-        value, index = probabilities.max(0)
-        winner = torch.where(value >= threshold, index + 1, 0)
     kind = torch.uint8 if probabilities.shape[0] < 256 else torch.int32
-    labels: LabelArray = winner.to(kind).cpu().numpy()
+    best, winner = _largest(probabilities, kind)
+    if threshold is not None:
+        winner = torch.where(best >= threshold, winner + 1, 0).to(kind)
+    labels: LabelArray = winner.cpu().numpy()
     return labels
+
+
+def _largest(values: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each position's channels and which one it is, the first of equals."""
+    if len(values) > _FEW_CHANNELS:
+        best, index = values.max(0)
+        return best, index.to(kind)
+    best = values[0].clone()
+    index = torch.zeros(best.shape, dtype=kind, device=best.device)
+    for channel, candidate in enumerate(values[1:], start=1):
+        # argmax over the first axis of a few channels takes ten times as long on a processor
+        index.masked_fill_(candidate > best, channel)
+        torch.maximum(best, candidate, out=best)
+    return best, index
+
+
+class ImageRows:
+    """Brings rows of maps from the working grid to a part of the image's grid, a few rows at a time.
+
+    Parameters
+    ----------
+    grid
+        The working grid.
+    extent
+        The image's grid along the axes the network sees.
+    box
+        The part of the image's grid that is wanted, one slice an axis.
+    window
+        The part of the working grid that the maps cover, one slice an axis.
+    break_every
+        Rows are never resampled together with rows beyond a multiple of this: the rows of a unit then come out
+        the same to the bit whether or not the run began with them.
+    write
+        Takes finished rows of maps; their index counts in the image's grid.
+    """
+
+    def __init__(
+        self,
+        grid: WorkGrid,
+        extent: tuple[int, ...],
+        box: tuple[slice, ...],
+        window: tuple[slice, ...],
+        break_every: int,
+        write: MapRows,
+    ) -> None:
+        self._grid, self._box, self._window, self._write = grid, box, window, write
+        self._break_every = break_every
+        self._to_image = tuple(1 / f for f in grid.factors)
+        self._needs = RowNeeds.of(extent[0], self._to_image[0], grid.shape[0])
+        self._waiting: torch.Tensor | None = None
+        self._waiting_first = 0
+        self._next_row = box[0].start
+
+    def add(self, first: int, maps: torch.Tensor) -> None:
+        """Take the next rows of maps ``(c, rows, ...)``, which start at working row `first`."""
+        if self._grid.is_image_grid:
+            inside = tuple(
+                slice(b.start - w.start, b.stop - w.start) for b, w in zip(self._box[1:], self._window[1:], strict=True)
+            )
+            low, high = max(first, self._box[0].start), min(first + maps.shape[1], self._box[0].stop)
+            if low < high:
+                self._write(low, maps[(slice(None), slice(low - first, high - first), *inside)])
+            return
+        if self._waiting is None:
+            self._waiting, self._waiting_first = maps, first
+        else:
+            self._waiting = torch.cat([self._waiting, maps], 1)
+        held_before = self._waiting_first + self._waiting.shape[1]
+        self._write_before(min(self._box[0].stop, self._needs.ready_before(held_before)))
+
+    def _write_before(self, stop: int) -> None:
+        assert self._waiting is not None
+        across = [
+            Taps.between(b.start, b.stop, factor, n)
+            for b, factor, n in zip(self._box[1:], self._to_image[1:], self._grid.shape[1:], strict=True)
+        ]
+        per_row = self._waiting.shape[0] * int(np.prod([b.stop - b.start for b in self._box[1:]]))
+        rows = max(1, PIECE_VALUES // per_row)
+        while self._next_row < stop:
+            upto = min(stop, self._next_row + rows, (self._next_row // self._break_every + 1) * self._break_every)
+            taps = Taps.between(self._next_row, upto, self._to_image[0], self._grid.shape[0])
+            low = taps.first - self._waiting_first
+            values = taps.apply_torch(self._waiting[:, low : low + taps.count], 1)
+            for axis, (tap, window) in enumerate(zip(across, self._window[1:], strict=True), start=2):
+                held = values.narrow(axis, tap.first - window.start, tap.count)
+                values = tap.apply_torch(held, axis)
+            self._write(self._next_row, values)
+            self._next_row = upto
+        if self._next_row < self._box[0].stop:
+            drop = int(self._needs.start[self._next_row]) - self._waiting_first
+            if drop > 0:
+                self._waiting = self._waiting[:, drop:].clone()
+                self._waiting_first += drop
 
 
 class ClassDecision:
@@ -73,186 +187,39 @@ class ClassDecision:
     ----------
     model
         Says which activation and threshold to use.
-    grid
-        The working grid.
-    shape
-        The image's grid along the axes the network sees.
+    grid, extent, box, window, break_every
+        As for `ImageRows`.
     write
         Takes finished label rows.
-    """
-
-    def __init__(self, model: Model, grid: WorkGrid, shape: tuple[int, ...], write: LabelRows) -> None:
-        self._model, self._grid, self._shape, self._write = model, grid, shape, write
-        self._to_image = tuple(1 / f for f in grid.factors)
-        self._needs = RowNeeds.of(shape[0], self._to_image[0], grid.shape[0])
-        self._waiting: torch.Tensor | None = None
-        self._waiting_first = 0
-        self._next_row = 0
-
-    def add(self, first: int, maps: torch.Tensor) -> None:
-        """Take the next rows of maps ``(c, rows, ...)``, which start at row `first`."""
-        values = activate(maps, self._model.activation)
-        if self._grid.is_image_grid:
-            self._write(first, decide(values, self._model.threshold))
-            return
-        if self._waiting is None:
-            self._waiting_first = first
-            self._next_row = self._needs.first_within(first) if first else 0
-        else:
-            values = torch.cat([self._waiting, values], 1)
-        self._waiting = values
-        self._write_before(self._needs.ready_before(self._waiting_first + values.shape[1]))
-
-    def close(self) -> None:
-        """Nothing is left: the last image row needs no working row beyond the last."""
-        self._waiting = None
-
-    def _write_before(self, stop: int) -> None:
-        assert self._waiting is not None
-        per_row = self._waiting.shape[0] * int(np.prod(self._shape[1:]))
-        rows = max(1, _PIECE_VALUES // per_row)
-        while self._next_row < stop:
-            upto = min(stop, self._next_row + rows)
-            taps = Taps.between(self._next_row, upto, self._to_image[0], self._grid.shape[0])
-            low = taps.first - self._waiting_first
-            values = taps.apply_torch(self._waiting[:, low : low + taps.count], 1)
-            for axis in range(1, len(self._shape)):
-                across = Taps.between(0, self._shape[axis], self._to_image[axis], self._grid.shape[axis])
-                values = across.apply_torch(values, axis + 1)
-            self._write(self._next_row, decide(values, self._model.threshold))
-            self._next_row = upto
-        if self._next_row < self._shape[0]:
-            drop = int(self._needs.start[self._next_row]) - self._waiting_first
-            if drop > 0:
-                self._waiting = self._waiting[:, drop:].clone()
-                self._waiting_first += drop
-
-
-class InstanceDecision:
-    """Labels of objects: decoded block by block with a margin, each object owned by exactly one block.
-
-    A block decodes itself with a margin around it and keeps the objects whose centre lies in it. Ids
-    count up in reading order of the blocks, so they do not depend on tiles, batches or devices.
-
-    Parameters
-    ----------
-    model
-        Its `instances` decoder turns maps into objects.
-    grid, shape, write
-        As for `ClassDecision`.
-    first_id
-        Id of the first object.
-    block
-        Edge of a block in working pixels.
+    write_probabilities
+        Takes the probabilities of the same rows, when somebody wants them.
     """
 
     def __init__(
         self,
         model: Model,
         grid: WorkGrid,
-        shape: tuple[int, ...],
+        extent: tuple[int, ...],
+        box: tuple[slice, ...],
+        window: tuple[slice, ...],
+        break_every: int,
         write: LabelRows,
-        *,
-        first_id: int = 1,
-        block: int = 1024,
+        write_probabilities: MapRows | None = None,
     ) -> None:
-        assert model.instances is not None
-        self._decoder = model.instances
-        self._model, self._grid, self._shape, self._write = model, grid, shape, write
-        self._block = block
-        self._maps = np.zeros((0, 0, 0), np.float32)
-        self._maps_first = 0
-        self._labels = np.zeros((0, grid.shape[1]), np.uint32)
-        self._labels_first = 0
-        self._next_block: int | None = None
-        self._next_image_row = 0
-        self._rows = nearest(shape[0], 1 / grid.factors[0], grid.shape[0])
-        self._columns = nearest(shape[1], 1 / grid.factors[1], grid.shape[1])
-        self.next_id = first_id
+        self._model, self._write, self._write_probabilities = model, write, write_probabilities
+        # the largest logit is the largest probability: only a mixture of positions or a reader needs the latter
+        plain = grid.is_image_grid and model.threshold is None and write_probabilities is None
+        self._activation = "none" if plain and model.activation == "softmax" else model.activation
+        self._rows = ImageRows(grid, extent, box, window, break_every, self._decide)
 
     def add(self, first: int, maps: torch.Tensor) -> None:
-        """Take the next rows of maps ``(c, y, x)``, which start at row `first`."""
-        rows = activate(maps, self._model.activation).cpu().numpy()
-        if self._next_block is None:
-            self._maps, self._maps_first = rows, first
-            self._next_block = self._labels_first = first
-            self._next_image_row = int(np.searchsorted(self._rows, first))
-        else:
-            self._maps = np.concatenate([self._maps, rows], 1)
-        while self._maps_first + self._maps.shape[1] >= self._next_block + self._block + self._decoder.margin:
-            self._decode_block_row(self._next_block + self._block)
+        """Take the next rows of maps ``(c, rows, ...)``, which start at working row `first`."""
+        self._rows.add(first, activate(maps, self._activation))
 
     def close(self) -> None:
-        """Decode what is left."""
-        if self._next_block is None:
-            return
-        end = self._maps_first + self._maps.shape[1]
-        while self._next_block < end:
-            self._decode_block_row(min(end, self._next_block + self._block))
-        self._flush(end)
+        """Nothing is left: the last image row needs no working row beyond the last."""
 
-    def _decode_block_row(self, stop: int) -> None:
-        start, margin = self._next_block, self._decoder.margin
-        assert start is not None
-        held = self._maps_first + self._maps.shape[1]
-        low, high = max(self._maps_first, start - margin), min(held, stop + margin)
-        self._grow_labels(high)
-        width = self._grid.shape[1]
-        for left in range(0, width, self._block):
-            right = min(width, left + self._block)
-            west, east = max(0, left - margin), min(width, right + margin)
-            window = self._maps[:, low - self._maps_first : high - self._maps_first, west:east]
-            objects = self._decoder.decode(np.ascontiguousarray(window))
-            core = (start - low, stop - low, left - west, right - west)
-            owned, count = _objects_in_core(objects, core)
-            target = self._labels[low - self._labels_first : high - self._labels_first, west:east]
-            paste = owned > 0
-            target[paste] = owned[paste] + (self.next_id - 1)
-            self.next_id += count
-        self._next_block = stop
-        drop = max(0, stop - margin - self._maps_first)
-        self._maps = self._maps[:, drop:].copy()
-        self._maps_first += drop
-        if held < self._grid.shape[0] or stop < held:
-            self._flush(stop - margin)
-
-    def _grow_labels(self, stop: int) -> None:
-        missing = stop - (self._labels_first + self._labels.shape[0])
-        if missing > 0:
-            more = np.zeros((missing, self._grid.shape[1]), np.uint32)
-            self._labels = np.concatenate([self._labels, more])
-
-    def _flush(self, stop: int) -> None:
-        """Hand on the working rows before `stop`, which no later block can touch."""
-        if stop <= self._labels_first:
-            return
-        count = stop - self._labels_first
-        if self._grid.is_image_grid:
-            self._write(self._labels_first, self._labels[:count])
-        else:
-            self._write_nearest(stop)
-        self._labels = self._labels[count:].copy()
-        self._labels_first = stop
-
-    def _write_nearest(self, stop: int) -> None:
-        ready = int(np.searchsorted(self._rows, stop))
-        if ready > self._next_image_row:
-            rows = self._rows[self._next_image_row : ready] - self._labels_first
-            self._write(self._next_image_row, self._labels[rows][:, self._columns])
-            self._next_image_row = ready
-
-
-def _objects_in_core(objects: LabelArray, core: tuple[int, int, int, int]) -> tuple[npt.NDArray[np.uint32], int]:
-    """Objects whose centre lies in ``core`` (top, bottom, left, right), renumbered 1, 2, ... and their number."""
-    top, bottom, left, right = core
-    where = np.nonzero(objects)
-    ids = objects[where]
-    size = int(ids.max(initial=0)) + 1
-    number = np.bincount(ids, minlength=size)
-    some = np.maximum(number, 1)
-    row = np.floor(np.bincount(ids, where[0], size) / some + 0.5)
-    column = np.floor(np.bincount(ids, where[1], size) / some + 0.5)
-    inside = (number > 0) & (row >= top) & (row < bottom) & (column >= left) & (column < right)
-    inside[0] = False
-    renumber = np.where(inside, np.cumsum(inside), 0).astype(np.uint32)
-    return renumber[objects], int(inside.sum())
+    def _decide(self, first: int, probabilities: torch.Tensor) -> None:
+        self._write(first, decide(probabilities, self._model.threshold))
+        if self._write_probabilities is not None:
+            self._write_probabilities(first, probabilities)

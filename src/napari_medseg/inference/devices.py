@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,32 +71,9 @@ def _precision(device: str, precision: str) -> str:
 
 def gpu_status() -> str:
     """One sentence on why a GPU is or is not used."""
-    import torch
+    from napari_medseg.inference.gpu import gpu_findings
 
-    if torch.cuda.is_available():
-        return f"GPU in use: {torch.cuda.get_device_name(0)}."
-    if torch.backends.mps.is_available():
-        return "GPU in use: Apple."
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "No GPU: CUDA_VISIBLE_DEVICES hides every GPU from this process."
-    if not _nvidia_driver_present():
-        return "No GPU: no NVIDIA driver or Apple GPU was found."
-    if torch.version.cuda is None:
-        return (
-            "A GPU driver is present but this torch is the build for processors only; "
-            "install the CUDA build of torch to use the GPU."
-        )
-    return (
-        f"A GPU driver is present but torch (built for CUDA {torch.version.cuda}) cannot start it; "
-        "update the driver or install a torch built for its CUDA version."
-    )
-
-
-def _nvidia_driver_present() -> bool:
-    from ctypes.util import find_library
-    from pathlib import Path
-
-    return Path("/proc/driver/nvidia/version").exists() or find_library("nvcuda") is not None
+    return gpu_findings().reason
 
 
 def autocast(device: Device) -> Any:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import AxisMap, Geometry, InputError, MedicalImage
 from napari_medseg.inference.resample import Taps
+from napari_medseg.inference.stacks import StackReader
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -148,6 +149,8 @@ class TileReader:
         Index of the leading spatial axis for a two-dimensional model on a volume, else ``None``.
     channels
         Indices of the channels that the model reads.
+    stack
+        Reads the neighbouring planes too, as channels, for a model that looks at them; ``None`` otherwise.
     """
 
     image: MedicalImage
@@ -155,9 +158,23 @@ class TileReader:
     frame: int
     plane: int | None
     channels: tuple[int, ...]
+    stack: StackReader | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what can be read."""
+        return self.grid.shape
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels that are read."""
+        return len(self.channels) * (1 if self.stack is None else self.stack.count)
 
     def read(self, start: tuple[int, ...], shape: tuple[int, ...]) -> FloatArray:
         """The region of the working grid as float32 ``(c, *shape)``; it must lie inside the grid."""
+        if self.stack is not None:
+            assert self.plane is not None
+            return self.stack.read(self.plane, (start[0], start[1]), (shape[0], shape[1]))
         taps = [
             Taps.between(begin, begin + size, factor, extent)
             for begin, size, factor, extent in zip(
@@ -177,7 +194,3 @@ class TileReader:
         for axis, tap in enumerate(taps, start=1):
             values = tap.apply(values, axis)
         return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-
-    def read_all(self) -> FloatArray:
-        """The whole working grid in memory."""
-        return self.read((0,) * len(self.grid.shape), self.grid.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from napari_medseg.case import Geometry
@@ -56,6 +57,9 @@ class SegmentReport:
     precision: str
     backend: str
     tiles: dict[str, int]
+    backend_reason: str = ""
+    agreement: dict[str, float] | None = None
+    tissue: dict[str, Any] | None = None
     ladder: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -71,6 +75,11 @@ class SegmentReport:
 
 def peak_rss() -> int:
     """Largest memory this process has held so far, in bytes."""
+    if sys.platform == "linux":
+        # what the system's own accounting says was begun by the parent process
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         import psutil
 

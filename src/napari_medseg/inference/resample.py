@@ -42,7 +42,8 @@ class Taps:
         samples = np.floor(centres - reach).astype(int)[:, np.newaxis] + np.arange(int(np.ceil(2 * reach)) + 2)
         weights = np.maximum(0.0, 1 - np.abs(samples - centres[:, np.newaxis]) / reach)
         weights /= weights.sum(axis=1, keepdims=True)
-        used = weights > 0
+        # what only rounding lets in is left out, so that `RowNeeds` names every sample that counts
+        used = weights > 1e-6
         samples = np.clip(samples, 0, extent - 1)
         first, last = int(samples[used].min()), int(samples[used].max())
         table = np.zeros((len(centres), last - first + 1), np.float32)
@@ -79,10 +80,6 @@ class RowNeeds:
         start = np.clip(np.floor(centres - reach).astype(np.int64) + 1, 0, extent - 1)
         stop = np.clip(np.ceil(centres + reach).astype(np.int64), 1, extent)
         return cls(start, stop)
-
-    def first_within(self, available_from: int) -> int:
-        """The first output that needs nothing before input `available_from`."""
-        return int(np.searchsorted(self.start, available_from, side="left"))
 
     def ready_before(self, available_before: int) -> int:
         """How many outputs need nothing at or after input `available_before`."""

@@ -28,8 +28,7 @@ def staged(path: Path, *, overwrite: bool) -> Iterator[Path]:
         If `path` exists and `overwrite` is false, or its folder cannot be written to.
     """
     refuse_existing(path, overwrite=overwrite)
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent.name or path.parent}: there is no such folder to write {path.name} into.")
+    require_folder(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary
@@ -38,6 +37,26 @@ def staged(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise InputError(f"{path.name}: no permission to write here; choose another folder.") from error
     finally:
         _remove(temporary)
+
+
+def partial_path(path: Path) -> Path:
+    """Where an unfinished store waits beside the name it will get: ``labels.partial.zarr`` for ``labels.zarr``."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def publish(partial: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished store its name, in the place of what `refuse_existing` lets be replaced.
+
+    Raises
+    ------
+    InputError
+        If something is at `path` that may not be replaced; the partial store stays.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    for leftover in partial.rglob("*.partial"):
+        # a chunk that was being written when the process was killed
+        leftover.unlink(missing_ok=True)
+    _replace(partial, path)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -55,6 +74,12 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
     if path.is_file() and path.suffix == ".zarr":
         raise InputError(f"{path.name}: is a file, and a store is a folder; choose another name.")
+
+
+def require_folder(path: Path) -> None:
+    """Raise `InputError` if the folder that `path` is to be written into is not there."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent.name or path.parent}: there is no such folder to write {path.name} into.")
 
 
 def _is_own_store(path: Path) -> bool:

@@ -26,7 +26,7 @@ class Work(QObject):
     status = Signal(object)
     done = Signal(object)
     failed = Signal(str)
-    cancelled = Signal()
+    cancelled = Signal(str)
     _ended = Signal()
 
     _running: set[Work] = set()  # noqa: RUF012 - shared on purpose
@@ -59,7 +59,7 @@ class Work(QObject):
         if job.state is JobState.DONE:
             self.done.emit(job.result)
         elif job.state is JobState.CANCELLED:
-            self.cancelled.emit()
+            self.cancelled.emit(str(job.reason or "Cancelled."))
         else:
             self.failed.emit(sentence(job.error))
         self._ended.emit()

@@ -5,19 +5,20 @@ What we write is described in `metadata` and `labels`: plain NGFF that any reade
 """
 
 from napari_medseg.io.ome_zarr.exporting import write_segmentation
-from napari_medseg.io.ome_zarr.gather import move_labels
 from napari_medseg.io.ome_zarr.image import copy_image
-from napari_medseg.io.ome_zarr.labels import LabelStoreWriter
+from napari_medseg.io.ome_zarr.labels import LabelFrame, LabelGroup, LabelStoreWriter, open_root
 from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.ome_zarr.reading import has_image, label_names, read, read_segmentation
 
 __all__ = [
+    "LabelFrame",
+    "LabelGroup",
     "LabelStoreWriter",
     "Ngff",
     "copy_image",
     "has_image",
     "label_names",
-    "move_labels",
+    "open_root",
     "read",
     "read_segmentation",
     "write_segmentation",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_medseg.case import InputError, MedicalImage, Segmentation
 from napari_medseg.io.ome_zarr.image import copy_image
-from napari_medseg.io.ome_zarr.labels import LabelStoreWriter, chunk_regions
+from napari_medseg.io.ome_zarr.labels import LabelFrame, LabelStoreWriter, chunk_regions
 from napari_medseg.io.ome_zarr.metadata import Ngff
 from napari_medseg.io.ome_zarr.reading import read_segmentation
 from napari_medseg.io.writing import verify
@@ -47,24 +47,23 @@ def write_segmentation(
         raise InputError(
             f"{path.name}: the image to copy does not lie on the labels' grid; choose the image they belong to."
         )
-    writer = LabelStoreWriter.create(
-        path,
+    frame = LabelFrame(
         segmentation.geometry,
         name=_safe_name(segmentation.name),
         axes=segmentation.axes,
         seconds_per_frame=segmentation.seconds_per_frame,
         dtype=_storage_dtype(segmentation.data.dtype),
         frames=int(segmentation.data.shape[0]) if segmentation.axes.startswith("t") else None,
-        overwrite=overwrite,
         ngff=ngff,
     )
+    writer = LabelStoreWriter.create(path, frame, overwrite=overwrite)
     with writer:
         _fill(writer.array, segmentation.data)
         if image is not None:
             copy_image(image, writer.root, ngff)
 
         def compare(store: Path, _: dict[int, int]) -> None:
-            verify(segmentation, read_segmentation(store / "labels" / writer.name), path.name)
+            verify(segmentation, read_segmentation(store / "labels" / frame.name), path.name)
 
         writer.finish(segmentation.table, segmentation.provenance, check=compare)
 

@@ -1,9 +1,10 @@
-"""Labels into an OME-Zarr store, piece by piece: memory depends on the chunk, never on the image."""
+"""The arrays of one label image in a store, and a store of labels that appears only when it is whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -25,114 +26,236 @@ _COARSEST_SIDE = 512
 _CHUNK_2D = (1024, 1024)
 _CHUNK_3D = (64, 256, 256)
 _COUNT_DIRECTLY_BELOW = 1 << 20
+_BOX_VOXELS = 1 << 24
 
 Region = tuple[slice, ...]
 
 
+@dataclass(frozen=True)
+class LabelFrame:
+    """What a label image is, before any label is known.
+
+    Parameters
+    ----------
+    geometry
+        The grid of the labels.
+    name
+        Name of the label image: the store keeps it as ``labels/<name>``.
+    axes
+        ``"zyx"`` or ``"yx"``, with a leading ``t`` for video; those of `geometry` when empty.
+    seconds_per_frame, frames
+        Time between frames and their number along ``t``.
+    dtype
+        An integer type that holds every id.
+    ngff
+        ``"0.5"`` (zarr v3) or ``"0.4"`` (zarr v2).
+    chunks
+        Shape of a chunk along `axes`; 1024 x 1024 or 64 x 256 x 256 when ``None``.
+
+    Raises
+    ------
+    InputError
+        If a parameter is not one of the above.
+    """
+
+    geometry: Geometry
+    name: str = "labels"
+    axes: str = ""
+    seconds_per_frame: float | None = None
+    dtype: npt.DTypeLike = np.uint8
+    frames: int | None = None
+    ngff: Ngff = "0.5"
+    chunks: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            object.__setattr__(self, "axes", self.geometry.axes)
+        if self.axes not in (self.geometry.axes, "t" + self.geometry.axes):
+            raise InputError(f"Axes {self.axes!r} do not fit a grid of {self.geometry.axes!r}.")
+        if np.dtype(self.dtype).kind not in "ui":
+            raise InputError(f"Labels are integers, not {np.dtype(self.dtype)}.")
+        if self.ngff not in ("0.4", "0.5"):
+            raise InputError(f"NGFF version {self.ngff!r} is not written; accepted are 0.4 and 0.5.")
+        if not self.name or self.name.startswith((".", "_")) or set(self.name) & set('/\\:*?"<>|'):
+            raise InputError(f"{self.name!r} is no name for a label image; use letters, digits, - and _.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the finest level along `axes`."""
+        return (*([self.frames or 1] if self.axes.startswith("t") else []), *self.geometry.shape)
+
+
+class LabelGroup:
+    """One label image inside a store: its arrays from fine to coarse, filled box by box.
+
+    Labels of 0 take no room: chunks of nothing but background are not stored. The attribute
+    ``medseg.complete`` of a finished label image says that their absence is meant, ``medseg.stored_chunks`` how
+    many chunks of the finest level are there.
+
+    Parameters
+    ----------
+    root
+        The store's root group, opened for writing.
+    frame
+        What the label image is.
+    resume
+        Use the arrays that are there already instead of making them.
+    """
+
+    def __init__(self, root: Any, frame: LabelFrame, *, resume: bool = False) -> None:
+        self.root, self.frame = root, frame
+        self.factors = level_factors(frame.geometry)
+        if resume:
+            self._group = root["labels"][frame.name]
+            self.levels = [self._group[str(level)] for level in range(len(self.factors))]
+            return
+        self._group = root.require_group("labels").create_group(frame.name)
+        chunks = frame.chunks or default_chunks(frame.axes, frame.shape)
+        self.levels = []
+        for level in range(len(self.factors)):
+            shape = tuple(-(-n // s) for n, s in zip(frame.shape, self._stride(level), strict=True))
+            self.levels.append(
+                create_array(self._group, str(level), shape, np.dtype(frame.dtype), chunks, frame.axes, frame.ngff)
+            )
+
+    @property
+    def array(self) -> Any:
+        """The finest level."""
+        return self.levels[0]
+
+    def _stride(self, level: int) -> tuple[int, ...]:
+        return (1,) * (len(self.frame.axes) - self.frame.geometry.ndim) + self.factors[level]
+
+    def shrink(self, region: Region, block: npt.NDArray[Any]) -> None:
+        """Bring `block`, the labels of `region` of the finest level, into every coarser level.
+
+        Every n-th voxel is taken along the axes that shrink: ids are copied, never mixed. Boxes may come in any
+        order, one at a time.
+        """
+        if not block.any():
+            return
+        for level, array in enumerate(self.levels[1:], start=1):
+            stride = self._stride(level)
+            target = tuple(slice(-(-r.start // s), -(-r.stop // s)) for r, s in zip(region, stride, strict=True))
+            if any(t.stop <= t.start for t in target):
+                continue
+            taken = tuple(slice(t.start * s - r.start, None, s) for t, r, s in zip(target, region, stride, strict=True))
+            array[target] = block[taken]
+
+    def count_and_shrink(self) -> dict[int, int]:
+        """Fill the coarser levels from the finest; voxels of every id in it except 0."""
+        voxels: dict[int, int] = {}
+        for region in boxes(self.array.shape, self.array.chunks):
+            block = np.asarray(self.array[region])
+            count_ids(block, voxels)
+            self.shrink(region, block)
+        return dict(sorted(voxels.items()))
+
+    def write_records(
+        self,
+        table: LabelTable,
+        provenance: Provenance,
+        voxels: Mapping[int, int],
+        *,
+        complete: bool = True,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say what the labels are, so that any reader of OME-Zarr understands them.
+
+        Parameters
+        ----------
+        table, provenance
+            What the ids mean and how they came to be.
+        voxels
+            Voxels of every id.
+        complete
+            Whether all labels are there.
+        extra
+            More entries of our own attribute.
+        """
+        frame = self.frame
+        record = metadata.multiscales(
+            frame.geometry,
+            frame.axes,
+            self.factors,
+            name=frame.name,
+            seconds_per_frame=frame.seconds_per_frame,
+            ngff=frame.ngff,
+        )
+        private = {
+            "geometry": frame.geometry.to_dict(),
+            "table": table.to_dict(),
+            "provenance": provenance.to_dict(),
+            "axes": frame.axes,
+            "seconds_per_frame": frame.seconds_per_frame,
+            "complete": complete,
+            **(chunk_files.record(self.array) if complete else {}),
+            **(extra or {}),
+        }
+        label = {"multiscales": [record], "image-label": metadata.image_label(table, voxels, frame.ngff)}
+        self._group.attrs.update(metadata.attributes(label, private, frame.ngff))
+        self._list_in_store()
+
+    def _list_in_store(self) -> None:
+        ngff = self.frame.ngff
+        labels = self.root["labels"]
+        listed, _ = metadata.split_attributes(labels.attrs.asdict())
+        names = list(dict.fromkeys([*listed.get("labels", []), self.frame.name]))
+        labels.attrs.update(metadata.attributes({"labels": names}, None, ngff))
+        public, private = metadata.split_attributes(self.root.attrs.asdict())
+        if "multiscales" not in public:
+            # without an image of its own the root is a collection of labels, so that readers given the
+            # store's name find them
+            private = private or {"kind": "labels"}
+            self.root.attrs.update(metadata.attributes({"labels": [f"labels/{n}" for n in names]}, private, ngff))
+
+
+def open_root(store: Path, ngff: Ngff, *, resume: bool = False) -> Any:
+    """The root group of a store: a new one, or with `resume` the one that is there."""
+    if resume:
+        return zarr.open_group(store, mode="r+")
+    return zarr.open_group(store, mode="w", zarr_format=3 if ngff == "0.5" else 2)
+
+
 class LabelStoreWriter:
-    """A label store that is filled region by region and appears under its name only when finished.
+    """A store with one label image that appears under its name only when finished.
 
     Use it as a context manager. Write to `array`; call `finish` at the end. Leaving the block without
     `finish`, or with an exception, removes everything that was written. Regions written at the same time by
     several threads must not share a chunk (``array.chunks``).
-
-    Labels of 0 take no room: chunks of nothing but background are not stored. The attribute
-    ``medseg.complete`` of a finished store says that their absence is meant, ``medseg.stored_chunks`` how many
-    chunks of the finest level are there.
     """
 
-    def __init__(
-        self,
-        store: Path,
-        geometry: Geometry,
-        *,
-        name: str,
-        axes: str,
-        seconds_per_frame: float | None,
-        dtype: npt.DTypeLike,
-        frames: int | None,
-        ngff: Ngff,
-        chunks: Sequence[int] | None,
-        stack: ExitStack,
-    ) -> None:
-        self.store, self.geometry, self.name, self.ngff = store, geometry, name, ngff
-        self.axes, self.seconds_per_frame = axes, seconds_per_frame
+    def __init__(self, store: Path, frame: LabelFrame, stack: ExitStack) -> None:
+        self.store, self.frame = store, frame
         self._stack = stack
-        shape = (*([frames or 1] if axes.startswith("t") else []), *geometry.shape)
-        self.factors = level_factors(geometry)
-        self.root = zarr.open_group(store, mode="w", zarr_format=3 if ngff == "0.5" else 2)
-        self._group = self.root.create_group("labels").create_group(name)
-        self.array = self._create(0, shape, np.dtype(dtype), default_chunks(axes, shape) if chunks is None else chunks)
+        self.root = open_root(store, frame.ngff)
+        self.labels = LabelGroup(self.root, frame)
+        self.array = self.labels.array
 
     @classmethod
-    def create(
-        cls,
-        path: Path,
-        geometry: Geometry,
-        *,
-        name: str = "labels",
-        axes: str = "",
-        seconds_per_frame: float | None = None,
-        dtype: npt.DTypeLike = np.uint8,
-        frames: int | None = None,
-        overwrite: bool = False,
-        ngff: Ngff = "0.5",
-        chunks: Sequence[int] | None = None,
-    ) -> LabelStoreWriter:
+    def create(cls, path: Path, frame: LabelFrame, *, overwrite: bool = False) -> LabelStoreWriter:
         """Start a store that will appear at `path`.
 
         Parameters
         ----------
         path
             Name of the store, ending in ``.zarr``.
-        geometry
-            The grid of the labels.
-        name
-            Name of the label image: the store keeps it as ``labels/<name>``.
-        axes
-            ``"zyx"`` or ``"yx"``, with a leading ``t`` for video; those of `geometry` by default.
-        seconds_per_frame, frames
-            Time between frames and their number along ``t``.
-        dtype
-            An integer type that holds every id.
+        frame
+            What the labels are.
         overwrite
             Whether a label store of that name may be replaced; an image made by another program never is.
-        ngff
-            ``"0.5"`` (zarr v3) or ``"0.4"`` (zarr v2).
-        chunks
-            Shape of a chunk along `axes`; 1024 x 1024 or 64 x 256 x 256 by default.
 
         Raises
         ------
         InputError
-            If the name is taken, the folder cannot be written to, or a parameter is not one of the above.
+            If the name is taken or the folder cannot be written to.
         """
-        axes = axes or geometry.axes
-        if axes not in (geometry.axes, "t" + geometry.axes):
-            raise InputError(f"{path.name}: axes {axes!r} do not fit a grid of {geometry.axes!r}.")
-        if np.dtype(dtype).kind not in "ui":
-            raise InputError(f"{path.name}: labels are integers, not {np.dtype(dtype)}.")
-        if ngff not in ("0.4", "0.5"):
-            raise InputError(f"{path.name}: NGFF version {ngff!r} is not written; accepted are 0.4 and 0.5.")
-        if not name or name.startswith((".", "_")) or set(name) & set('/\\:*?"<>|'):
-            raise InputError(f"{path.name}: {name!r} is no name for a label image; use letters, digits, - and _.")
         if overwrite and path.is_dir():
-            _refuse_foreign_image(path)
+            refuse_foreign_image(path)
         stack = ExitStack()
         store = stack.enter_context(staged(path, overwrite=overwrite))
         try:
-            return cls(
-                store,
-                geometry,
-                name=name,
-                axes=axes,
-                seconds_per_frame=seconds_per_frame,
-                dtype=dtype,
-                frames=frames,
-                ngff=ngff,
-                chunks=chunks,
-                stack=stack,
-            )
+            return cls(store, frame, stack)
         except BaseException as error:
             stack.__exit__(type(error), error, error.__traceback__)
             raise
@@ -172,8 +295,8 @@ class LabelStoreWriter:
             Number of voxels of every id present except 0.
         """
         try:
-            voxels = self._build_pyramid()
-            self._write_records(table, provenance, voxels)
+            voxels = self.labels.count_and_shrink()
+            self.labels.write_records(table, provenance, voxels)
             if check is not None:
                 check(self.store, voxels)
         except BaseException as error:
@@ -181,77 +304,6 @@ class LabelStoreWriter:
             raise
         self._stack.close()
         return voxels
-
-    def _create(self, level: int, shape: Sequence[int], dtype: np.dtype[Any], chunks: Sequence[int]) -> Any:
-        return create_array(self._group, str(level), shape, dtype, chunks, self.axes, self.ngff)
-
-    def _build_pyramid(self) -> dict[int, int]:
-        """Write the coarser levels, each from the one before, and count the voxels on the way.
-
-        Every second voxel is taken along the axes that shrink: ids are copied, never mixed.
-        """
-        voxels: dict[int, int] = {}
-        fine, leading = self.array, len(self.axes) - self.geometry.ndim
-        for level, (before, after) in enumerate(zip(self.factors, [*self.factors[1:], None], strict=True), start=1):
-            if after is None:
-                if level == 1:
-                    for region in chunk_regions(fine.shape, fine.chunks):
-                        _count(np.asarray(fine[region]), voxels)
-                break
-            stride = (1,) * leading + tuple(int(b / a) for a, b in zip(before, after, strict=True))
-            shape = tuple(-(-n // s) for n, s in zip(fine.shape, stride, strict=True))
-            coarse = self._create(level, shape, fine.dtype, self.array.chunks)
-            for region in chunk_regions(shape, coarse.chunks):
-                block = np.zeros(tuple(part.stop - part.start for part in region), fine.dtype)
-                self._shrink(fine, region, stride, block, voxels if level == 1 else None)
-                if block.any():
-                    coarse[region] = block
-            fine = coarse
-        return dict(sorted(voxels.items()))
-
-    @staticmethod
-    def _shrink(
-        fine: Any, region: Region, stride: Sequence[int], block: npt.NDArray[Any], voxels: dict[int, int] | None
-    ) -> None:
-        """Fill `block`, the coarse `region`, from one fine chunk after the other."""
-        for inner in chunk_regions(block.shape, [max(1, c // s) for c, s in zip(fine.chunks, stride, strict=True)]):
-            source = tuple(
-                slice((r.start + i.start) * s, min((r.start + i.stop) * s, n))
-                for r, i, s, n in zip(region, inner, stride, fine.shape, strict=True)
-            )
-            piece = np.asarray(fine[source])
-            if voxels is not None:
-                _count(piece, voxels)
-            block[inner] = piece[tuple(slice(None, None, s) for s in stride)]
-
-    def _write_records(self, table: LabelTable, provenance: Provenance, voxels: Mapping[int, int]) -> None:
-        record = metadata.multiscales(
-            self.geometry,
-            self.axes,
-            self.factors,
-            name=self.name,
-            seconds_per_frame=self.seconds_per_frame,
-            ngff=self.ngff,
-        )
-        private = {
-            "geometry": self.geometry.to_dict(),
-            "table": table.to_dict(),
-            "provenance": provenance.to_dict(),
-            "axes": self.axes,
-            "seconds_per_frame": self.seconds_per_frame,
-            "complete": True,
-            **chunk_files.record(self.array),
-        }
-        label = {"multiscales": [record], "image-label": metadata.image_label(table, voxels, self.ngff)}
-        self._group.attrs.update(metadata.attributes(label, private, self.ngff))
-        labels = self.root["labels"]
-        labels.attrs.update(metadata.attributes({"labels": [self.name]}, None, self.ngff))
-        if not self.root.attrs:
-            # without an image of its own the root is a collection of labels, so that readers given the
-            # store's name find them
-            self.root.attrs.update(
-                metadata.attributes({"labels": [f"labels/{self.name}"]}, {"kind": "labels"}, self.ngff)
-            )
 
 
 def create_array(
@@ -303,8 +355,17 @@ def chunk_regions(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Regio
         yield tuple(slice(s, min(s + c, n)) for s, c, n in zip(start, chunks, shape, strict=True))
 
 
-def _count(piece: npt.NDArray[Any], voxels: dict[int, int]) -> None:
-    """Add the number of voxels of every id except 0."""
+def boxes(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Region]:
+    """Boxes of whole chunks that cover an array, as wide along the last axes as memory comfortably holds."""
+    edges = [max(1, int(c)) for c in chunks]
+    for axis in reversed(range(len(edges))):
+        room = max(1, _BOX_VOXELS // int(np.prod(edges)))
+        edges[axis] *= min(room, -(-int(shape[axis]) // edges[axis]))
+    yield from chunk_regions(shape, edges)
+
+
+def count_ids(piece: npt.NDArray[Any], voxels: dict[int, int]) -> None:
+    """Add the number of voxels of every id except 0 to `voxels`."""
     if not piece.any():
         return
     if int(piece.min()) >= 0 and int(piece.max()) < _COUNT_DIRECTLY_BELOW:
@@ -318,7 +379,8 @@ def _count(piece: npt.NDArray[Any], voxels: dict[int, int]) -> None:
             voxels[label] = voxels.get(label, 0) + number
 
 
-def _refuse_foreign_image(path: Path) -> None:
+def refuse_foreign_image(path: Path) -> None:
+    """Raise `InputError` if the store at `path` holds an image that another program wrote."""
     try:
         ngff, private = metadata.split_attributes(zarr.open_group(path, mode="r").attrs.asdict())
     except (FileNotFoundError, ValueError):
