@@ -75,3 +75,17 @@ def test_no_model_at_all_is_a_problem_and_a_broken_one_a_note(monkeypatch, tmp_p
     assert report.problems == ["No model was found: reinstall napari-medseg, which brings two."]
     report.devices = {"default": "cpu", "reason": "No GPU."}
     assert report.lines()[-1].startswith("PROBLEM: No model")
+
+
+def test_a_gpu_that_is_there_and_not_used_is_noted_with_its_details(monkeypatch):
+    from napari_medseg.inference import backends, gpu
+
+    found = gpu.GpuFindings(False, "A GPU is present but torch is the build for processors only.", {"driver": "580.65"})
+    monkeypatch.setattr(gpu, "gpu_findings", lambda: found)
+    monkeypatch.setattr(backends, "missing", lambda name: "Backend onnx needs onnx." if name == "onnx" else None)
+    report = doctor.Report()
+    doctor._devices(report)
+    assert report.devices["gpu"] == {"driver": "580.65"}
+    assert report.notes == [found.reason, "Backend onnx needs onnx."]
+    assert report.backends == {"torch": "installed", "openvino": "installed", "onnx": "Backend onnx needs onnx."}
+    assert report.ok

@@ -47,6 +47,7 @@ class Report:
 
     versions: dict[str, str] = field(default_factory=dict)
     devices: dict[str, Any] = field(default_factory=dict)
+    backends: dict[str, str] = field(default_factory=dict)
     codecs: dict[str, bool] = field(default_factory=dict)
     slides: str = ""
     opengl: str = ""
@@ -68,6 +69,8 @@ class Report:
         """For people."""
         table = [f"{name:<20} {version}" for name, version in self.versions.items()]
         table.append(f"{'device':<20} {self.devices['default']}: {self.devices['reason']}")
+        installed = ", ".join(name for name, state in self.backends.items() if state == "installed")
+        table.append(f"{'backends':<20} {installed}")
         table.append(f"{'codecs':<20} " + ", ".join(f"{k} {'yes' if v else 'NO'}" for k, v in self.codecs.items()))
         table.append(f"{'slides':<20} {self.slides}")
         table.append(f"{'window':<20} {self.opengl}")
@@ -105,20 +108,29 @@ def _devices(report: Report) -> None:
     import psutil
     import torch
 
-    from napari_medseg.inference.devices import choose_device, gpu_status
+    from napari_medseg.inference.backends import BACKENDS, missing
+    from napari_medseg.inference.devices import choose_device
+    from napari_medseg.inference.gpu import gpu_findings
 
-    device = choose_device()
+    device, found = choose_device(), gpu_findings()
     report.devices = {
         "default": device.name,
         "precision": device.precision,
-        "reason": gpu_status(),
+        "reason": found.reason,
+        "gpu": found.details,
         "cpu_threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "cuda": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         "mps": torch.backends.mps.is_available(),
     }
-    if report.devices["default"] == "cpu" and "present" in report.devices["reason"]:
-        report.notes.append(report.devices["reason"])
+    if not found.usable and ("present" in found.reason or "hides" in found.reason):
+        report.notes.append(found.reason)
+    for backend in BACKENDS:
+        if backend != "auto":
+            absent = missing(backend)
+            report.backends[backend] = absent or "installed"
+            if absent is not None and device.name == "cpu":
+                report.notes.append(absent)
 
 
 def _codecs(report: Report) -> None:

@@ -225,4 +225,5 @@ class MedicalImage:
         index.extend(region)
         block = np.asarray(self.levels[level][tuple(index)])
         block = np.moveaxis(block, -1, 0) if self.axes.endswith("c") else block[np.newaxis]
-        return block if channels is None else block[list(channels)]
+        every = channels is None or list(channels) == list(range(len(block)))
+        return block if every else block[list(channels or ())]

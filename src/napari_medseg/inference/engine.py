@@ -114,11 +114,16 @@ class TileSource:
         beyond = [(b - s, s + t - h) for s, t, b, h in zip(start, self.tile, low, high, strict=True)]
         if any(before or after for before, after in beyond):
             values = _pad(values, beyond, self.model.padding)
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return values
 
     def batch(self, starts: list[Start]) -> Batch:
         """Tiles at `starts` as one tensor ``(n, c, *tile)``."""
-        return starts, torch.from_numpy(np.stack([self.tile_at(s) for s in starts]))
+        first = self.tile_at(starts[0])
+        tiles = np.empty((len(starts), *first.shape), np.float32)
+        tiles[0] = first
+        for k, start in enumerate(starts[1:], start=1):
+            tiles[k] = self.tile_at(start)
+        return starts, torch.from_numpy(tiles)
 
 
 def _pad(values: npt.NDArray[np.float32], beyond: list[tuple[int, int]], mode: str) -> npt.NDArray[np.float32]:

@@ -193,4 +193,6 @@ class TileReader:
             values = values[:, 0]
         for axis, tap in enumerate(taps, start=1):
             values = tap.apply(values, axis)
-        return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        if block.dtype.kind == "f":
+            np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return values
