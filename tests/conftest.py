@@ -15,6 +15,14 @@ settings.register_profile("medseg", deadline=None, max_examples=60)
 settings.load_profile("medseg")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Exported networks and measurements of tests stay out of the cache of the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real labelled images beside the project; tests that need them are skipped elsewhere."""

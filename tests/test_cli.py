@@ -274,6 +274,79 @@ def test_what_is_read_is_never_written_over(capsys, tmp_path, grey_model, pictur
     assert labels_in(tmp_path / "o.zarr").any()
 
 
+def test_a_run_that_failed_half_way_is_resumed_and_says_so(capsys, tmp_path, grey_model, picture, monkeypatch):
+    from napari_medseg.inference import memory
+    from napari_medseg.inference.engine import Forward
+
+    monkeypatch.setattr(memory, "_CHUNK_2D", (16, 16))
+    path, data = picture
+    whole, calls = Forward.__call__, []
+
+    def breaks(self, tiles):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return whole(self, tiles)
+
+    command = ("segment", path, "-m", "bright", "-o", tmp_path / "o.zarr", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(Forward, "__call__", breaks)
+        code, _, err = run(capsys, *command)
+    assert code == 1
+    assert err.splitlines() == [
+        "The system refused: No space left on device. Free space or choose another place, then run again.",
+        "What was finished is kept: run the same again with --resume to go on.",
+    ]
+    code, out, _ = run(capsys, "info", tmp_path / "o.partial.zarr", "--json")
+    assert (code, json.loads(out)["complete"]) == (0, False)
+    code, _, err = run(capsys, "export", tmp_path / "o.partial.zarr", "-o", tmp_path / "half.tif")
+    assert "has not finished" in err
+    code, _, err = run(capsys, *command)
+    assert (code, "--resume" in err) == (1, True)
+    code, out, _ = run(capsys, *command, "--resume", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["tiles"]["done"] == told["tiles"]["planned"] > 3
+    assert np.array_equal(labels_in(tmp_path / "o.zarr"), data > 100)
+    code, out, _ = run(capsys, "info", tmp_path / "o.zarr", "--json")
+    assert json.loads(out)["complete"] is True
+
+
+def test_an_ensemble_of_two_models_is_one_more_label_image(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    second = write_threshold_bundle(grey_model.parent / "brighter", spatial_dims=2, channels=1, level=150.0)
+    command = ("segment", path, "-m", "bright", "-m", second, "-o", tmp_path / "o.zarr", "--quiet", "--json")
+    code, out, err = run(capsys, *command, "--ensemble", "vote")
+    assert code == 0, err
+    assert [m["model"] for m in json.loads(out)["models"]] == ["bright", "brighter", "ensemble"]
+    assert np.array_equal(labels_in(tmp_path / "o.zarr", "ensemble"), data > 100)
+    code, _, err = run(capsys, *command[:4], "-o", tmp_path / "p.zarr", "--ensemble", "mean")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_maps_backend_and_memory_are_options_of_a_run(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    code, out, err = run(
+        capsys, "segment", path, "-m", "bright", "-o", tmp_path / "o.zarr", "--probabilities", "--uncertainty",
+        "--backend", "openvino", "--margin", "2", "--max-memory", "64G", "--tissue", "off", "--json", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["backend"] == "openvino"
+    assert told["agreement"]["label_agreement"] == 1.0
+    assert "openvino was chosen by the user" in told["backend_reason"]
+    code, out, _ = run(capsys, "info", tmp_path / "o.zarr" / "maps" / "bright" / "probabilities", "--json")
+    assert json.loads(out)["shape"][:2] == [50, 70]
+    assert np.array_equal(labels_in(tmp_path / "o.zarr"), data > 100)
+
+
+@pytest.mark.parametrize("size", ["much", "0", "-3G", "1e400G"])
+def test_a_size_of_memory_that_is_none_is_wrong_usage(capsys, tmp_path, grey_model, picture, size):
+    code, _, err = run(capsys, "segment", picture[0], "-m", "bright", "-o", tmp_path / "o.zarr", f"--max-memory={size}")
+    assert code == 2
+    assert "e.g. 2G, 800M" in " ".join(err.replace("│", " ").split())
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_file_is_one_sentence(capsys, picture):
     picture[0].chmod(0)

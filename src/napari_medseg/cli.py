@@ -317,6 +317,8 @@ def export(
     doubts = (
         [] if stated else [f"{labels.name}: does not say that it holds labels; its whole numbers were taken as ids."]
     )
+    if not segmentation.complete:
+        doubts.append(f"{labels.name}: the run that makes these labels has not finished; what is missing is 0.")
     history = segmentation.provenance.with_step(Step.now("export", format=form.name))
     segmentation = replace(segmentation, provenance=history)
     write_segmentation(segmentation, out, overwrite=overwrite, ngff=ngff.value, like=like)

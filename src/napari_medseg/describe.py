@@ -60,6 +60,7 @@ def describe_labels(segmentation: Segmentation) -> dict[str, Any]:
         "unit": geometry.unit,
         "instances": segmentation.table.instances,
         "labels": [{"id": e.id, "name": e.name} for e in segmentation.table],
+        "complete": segmentation.complete,
         "history": [f"{s.action} {s.at}" for s in segmentation.provenance.steps],
     }
     if geometry.spacing is not None:

@@ -73,13 +73,16 @@ def test_a_process_killed_at_random_tiles_goes_on_to_the_same_bytes(tmp_path, ki
     partial = tmp_path / "o.partial.zarr"
     assert Ledger.read(partial / ".medseg" / "fake.ledger").records, deaths
     # what is there can be opened by any program
-    assert read_segmentation(partial / "labels" / "fake").data.shape == killable.SHAPE
+    unfinished = read_segmentation(partial / "labels" / "fake")
+    assert unfinished.data.shape == killable.SHAPE
+    assert not unfinished.complete
     with pytest.raises(InputError, match=r"o\.partial\.zarr: an unfinished run lies here; go on with --resume"):
         killable.run(out, kind, resume=False)
     result = killable.run(out, kind)
     assert content(out) == expected, deaths
     assert result.report.tiles == tiles
     assert result.segmentation.provenance.steps[0].details["resumed"] is True
+    assert result.segmentation.complete
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o.zarr"]
 
 

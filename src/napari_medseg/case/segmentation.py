@@ -47,6 +47,8 @@ class Segmentation:
         Time between frames along ``t``; ``None`` when unknown or without that axis.
     coarser
         The same labels on coarser grids of the same extent, for display; no ids that `data` lacks.
+    complete
+        Whether all labels are there; false for those of a run that has not finished.
     """
 
     data: Any
@@ -57,6 +59,7 @@ class Segmentation:
     axes: str = ""
     seconds_per_frame: float | None = None
     coarser: tuple[Any, ...] = ()
+    complete: bool = True
 
     def __post_init__(self) -> None:
         if not self.axes:

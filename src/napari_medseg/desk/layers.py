@@ -120,7 +120,7 @@ def labels_layer(segmentation: Segmentation, like: MedicalImage | None = None, c
     return (
         shown,
         {
-            "name": segmentation.name,
+            "name": segmentation.name if segmentation.complete else f"{segmentation.name} (unfinished)",
             "metadata": {METADATA_KEY: record},
             "colormap": colormap_of(segmentation.table),
             "features": names_of(segmentation.table, count or 0),

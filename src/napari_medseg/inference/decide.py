@@ -220,6 +220,7 @@ class ClassDecision:
         """Nothing is left: the last image row needs no working row beyond the last."""
 
     def _decide(self, first: int, probabilities: torch.Tensor) -> None:
-        self._write(first, decide(probabilities, self._model.threshold))
         if self._write_probabilities is not None:
+            # first, because stored labels are what makes a unit count as done
             self._write_probabilities(first, probabilities)
+        self._write(first, decide(probabilities, self._model.threshold))

@@ -17,6 +17,14 @@ from napari_medseg.bundles.model import Model
 from napari_medseg.case import InputError, MedicalImage, MedsegError, Provenance, Segmentation, Step
 from napari_medseg.inference.checks import doubts
 from napari_medseg.inference.compute import Compute, prepare, resolve_device
+from napari_medseg.inference.consensus import (
+    NAME,
+    check_ensemble,
+    drop_maps,
+    forget_consensus,
+    tasks_for,
+    write_consensus,
+)
 from napari_medseg.inference.layout import Layout
 from napari_medseg.inference.ledger import Ledger, UnitRecord
 from napari_medseg.inference.memory import layout_for
@@ -145,16 +153,26 @@ def segment_all(
         raise InputError(f"Two of the models share the id {max(names, key=names.count)}; name each model once.")
     progress = progress or Progress()
     # everything that can be refused is refused before anything is written
-    tasks = [Task(image, model, options or SegmentOptions()) for model in models]
+    asked = tasks = [Task(image, model, options or SegmentOptions()) for model in models]
+    if ensemble is not None:
+        check_ensemble(asked, ensemble, names)
+        tasks = tasks_for(asked, ensemble)
     reports = []
     with ThreadPoolExecutor(1) as hashing, UnfinishedStore(out, ngff, overwrite=overwrite, resume=resume) as store:
+        forget_consensus(store, names)
         sha256 = hashing.submit(image.source.sha256)
         for task, name in zip(tasks, names, strict=True):
             reports.append(_Run(store, task, name, ngff, progress, workers).run(sha256))
+        if ensemble is not None:
+            hashed = sha256.result()
+            reports.append(write_consensus(store, asked, names, ensemble, ngff, image_sha256=hashed, progress=progress))
         if with_image:
             progress.begin(1, "copying the image")
             # a file's name may be a patient's
             copy_image(replace(image, name=image.modality.value), store.root, ngff)
+        if ensemble is not None:
+            drop_maps(store, asked, names)
+            names.append(NAME)
         store.publish()
     return [
         SegmentResult(read_segmentation(out / "labels" / name), out, report)

@@ -20,8 +20,10 @@ def copy_image(image: MedicalImage, root: Any, ngff: Ngff) -> None:
     """Write `image` as the multiscale image of the group `root`.
 
     Levels that the image has are copied; an image of a single large level gets coarser ones by local means.
-    Pixels move one chunk at a time.
+    Pixels move one chunk at a time. What an earlier, unfinished copy left is replaced.
     """
+    for leftover in list(root.array_keys()):
+        del root[leftover]
     stored = metadata.stored_axes(image.axes)
     order = tuple(image.axes.index(a) for a in stored)
     existing = [_copy_level(image.levels[n], root, n, order, stored, ngff) for n in range(len(image.levels))]

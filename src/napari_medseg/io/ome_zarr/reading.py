@@ -166,6 +166,7 @@ def read_segmentation(path: Path) -> Segmentation:
         labels.axes,
         _seconds_per_frame(labels),
         tuple(coarser),
+        private.get("complete") is not False,
     )
 
 
