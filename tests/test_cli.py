@@ -278,13 +278,14 @@ def test_a_run_that_failed_half_way_is_resumed_and_says_so(capsys, tmp_path, gre
     from napari_medseg.inference import memory
     from napari_medseg.inference.engine import Forward
 
-    monkeypatch.setattr(memory, "_CHUNK_2D", (16, 16))
-    path, data = picture
+    monkeypatch.setattr(memory, "_CHUNK_2D", (64, 64))
+    path, data = picture[0], np.random.default_rng(1).integers(0, 255, (300, 70), dtype=np.uint8)
+    Image.fromarray(data).save(path)
     whole, calls = Forward.__call__, []
 
     def breaks(self, tiles):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise OSError(28, "No space left on device")
         return whole(self, tiles)
 
