@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def copy_image(image: MedicalImage, root: Any, ngff: Ngff) -> None:
     Levels that the image has are copied; an image of a single large level gets coarser ones by local means.
     Pixels move one chunk at a time. What an earlier, unfinished copy left is replaced.
     """
-    for leftover in list(root.array_keys()):
+    for leftover in takewhile(lambda name: name in root, map(str, count())):
         del root[leftover]
     stored = metadata.stored_axes(image.axes)
     order = tuple(image.axes.index(a) for a in stored)
