@@ -325,6 +325,34 @@ def test_an_ensemble_of_two_models_is_one_more_label_image(capsys, tmp_path, gre
     assert (code, err.count("\n")) == (1, 1)
 
 
+def test_many_images_go_into_a_folder_and_a_bad_one_stops_nothing(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(data[::-1]).save(tmp_path / "other.png")
+    (tmp_path / "out").mkdir()
+    images = (path, tmp_path / "broken.png", tmp_path / "other.png")
+    code, out, err = run(capsys, "segment", *images, "-m", "bright", "-o", tmp_path / "out", "--quiet", "--json")
+    assert code == 1
+    told = {c["name"]: c for c in json.loads(out)["cases"]}
+    assert [told[n]["error"] is None for n in ("picture", "broken", "other")] == [True, False, True]
+    assert err.startswith("broken: ") and err.count("\n") == 1
+    assert np.array_equal(labels_in(tmp_path / "out" / "other.zarr"), data[::-1] > 100)
+    code, out, _ = run(capsys, "segment", *images[::2], "-m", "bright", "-o", tmp_path / "out", "--resume")
+    assert (code, out.count("was finished before")) == (0, 2)
+    code, _, _ = run(capsys, "segment", *images, "-m", "bright", "-o", tmp_path / "out", "--series", "1")
+    assert code == 2
+
+
+def test_workers_of_this_machine_give_the_same_labels(capsys, tmp_path, grey_model, picture):
+    path, data = picture
+    command = ("segment", path, "-m", "bright", "-o", tmp_path / "o.zarr", "--quiet", "--workers", "1")
+    code, _, err = run(capsys, *command)
+    assert code == 0, err
+    assert np.array_equal(labels_in(tmp_path / "o.zarr"), data > 100)
+    code, _, err = run(capsys, *command, "--scheduler", "tcp://127.0.0.1:1")
+    assert code == 2
+
+
 def test_maps_backend_and_memory_are_options_of_a_run(capsys, tmp_path, grey_model, picture):
     path, data = picture
     code, out, err = run(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_medseg.case import CancelledError, InputError, MedsegError, OtherRunError
-from napari_medseg.inference import SegmentOptions, segment
+from napari_medseg.inference import SegmentOptions, blocks, segment
 from napari_medseg.inference.ledger import Ledger
 from napari_medseg.io.ome_zarr import read_segmentation
 from napari_medseg.jobs import Progress
@@ -239,7 +239,7 @@ def test_a_tile_that_cannot_be_read_is_on_record_and_the_rest_is_kept(tmp_path, 
     good = image.levels[0]
 
     class Damaged:
-        shape, dtype, ndim = good.shape, good.dtype, 2
+        shape, dtype, ndim, chunks = good.shape, good.dtype, 2, (16, 16)
         whole = False
 
         def __getitem__(self, index):
@@ -249,6 +249,7 @@ def test_a_tile_that_cannot_be_read_is_on_record_and_the_rest_is_kept(tmp_path, 
 
     damaged = Damaged()
     image = type(image)((damaged,), "yx", image.geometry)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 16 * 16 * 4)
     # the quick look at what the image holds is not what is tested
     from napari_medseg.inference import task
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,17 @@ from napari_medseg.cli.arguments import one_image, parsed_bytes, parsed_region, 
 from napari_medseg.cli.choices import Backend, Ensemble, Json, Ngff, Overwrite, Planes, Precision, Quiet, Series, Tissue
 from napari_medseg.cli.output import in_words, print_json
 
+if TYPE_CHECKING:
+    from napari_medseg.inference.cases import CaseRecord
+
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="File, DICOM folder or OME-Zarr store.", readable=False)],
+    image: Annotated[
+        list[Path],
+        typer.Argument(help="Image, DICOM folder or OME-Zarr store, or several.", readable=False),
+    ],
     model: Annotated[list[str], typer.Option("--model", "-m", help="Model id or bundle folder; may be repeated.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.zarr", help="The OME-Zarr store to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.zarr", help="The store; a folder for several.")],
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.AUTO,
     backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.AUTO,
@@ -64,17 +70,21 @@ def segment(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Segment an image with one or more models into OME-Zarr labels."""
+    """Segment an image with one or more models into OME-Zarr labels; many images into a folder of stores."""
     from napari_medseg.bundles import bundle_sha256, load_model, trust_bundle
     from napari_medseg.bundles.find import find_bundle
     from napari_medseg.inference import SegmentOptions
+    from napari_medseg.inference.cases import cases_of, segment_cases
     from napari_medseg.inference.segment import segment_all
     from napari_medseg.progress_display import shown_progress
 
-    refuse_same(image, out)
-    if out.suffix != ".zarr":
+    several = len(image) > 1
+    for each in image:
+        refuse_same(each, out)
+    if several and not all(wanted is None for wanted in (series, spacing, ensemble)):
+        raise typer.BadParameter("--series, --spacing and --ensemble are for one image at a time")
+    if not several and out.suffix != ".zarr":
         raise InputError(f"{out.name}: labels are written as OME-Zarr; accepted is a name that ends in .zarr.")
-    case = with_spacing(one_image(image, series), spacing)
     options = SegmentOptions(
         device=device,
         precision=precision.value,
@@ -93,6 +103,23 @@ def segment(
         for wanted in model:
             trust_bundle(bundle_sha256(find_bundle(wanted)[0]))
     loaded = [load_model(wanted) for wanted in model]
+    if several:
+        with _stopped_by_hand(), _workers(workers, scheduler) as helpers, shown_progress(quiet) as progress:
+            records = segment_cases(
+                cases_of(image),
+                loaded,
+                out,
+                options,
+                workers=helpers,
+                progress=progress,
+                overwrite=overwrite,
+                resume=resume,
+                ngff=ngff.value,
+                with_image=with_image,
+            )
+        _tell_cases(records, as_json)
+        return
+    case = with_spacing(one_image(image[0], series), spacing)
     with _stopped_by_hand(), _workers(workers, scheduler) as helpers, shown_progress(quiet) as progress:
         results = segment_all(
             case,
@@ -123,6 +150,19 @@ def segment(
         for label in report["labels"]:
             typer.echo("  " + "  ".join(f"{k} {in_words(v)}" for k, v in label.items()))
     typer.echo(f"Labels are in {out}.")
+
+
+def _tell_cases(records: Sequence[CaseRecord], as_json: bool) -> None:
+    """Say what became of each image; leave with 1 if one of them failed."""
+    if as_json:
+        print_json({"cases": [record.to_dict() for record in records]})
+    for record in records:
+        if record.error is not None:
+            typer.echo(f"{record.name}: {record.error}", err=True)
+        elif not as_json:
+            typer.echo(f"{record.name}: {'was finished before' if record.skipped else f'{record.seconds:.1f} s'}")
+    if any(record.error is not None for record in records):
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -191,7 +192,7 @@ def stream(
         Within one batch of the request.
     """
     sums = _Sums(plan, blend, forward.ladder)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="medseg-read") as pool:
+    with one_thread_each(_READERS, "medseg-read") as pool:
         try:
             for number, starts, pending in _read_ahead(source, plan, batch_size, pool, wanted):
                 if pending is not None:
@@ -210,6 +211,23 @@ def stream(
                     yield from sums.take(plan.complete_rows(number))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def one_thread_each(workers: int, name: str) -> ThreadPoolExecutor:
+    """Threads whose torch operations do not spread over processors, which the network needs for itself."""
+    threads = torch.get_num_threads()
+
+    def alone() -> None:
+        # what a thread is told stays with it once torch has taken it over
+        torch.set_num_threads(1)
+        torch.get_num_threads()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=alone)
+    everyone = threading.Barrier(workers)
+    for started in [pool.submit(everyone.wait) for _ in range(workers)]:
+        started.result()
+    torch.set_num_threads(threads)
+    return pool
 
 
 class _Sums:

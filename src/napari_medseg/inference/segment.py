@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,8 +62,9 @@ class Workers(Protocol):
         progress: Progress,
         finished: Finished,
         failed: Failed,
+        said: Callable[[str], None] | None = None,
     ) -> None:
-        """Have the units computed and stored; `finished` and `failed` are told of each."""
+        """Have the units computed and stored; `finished` and `failed` are told of each, `said` of lack of memory."""
 
 
 def segment(
@@ -316,6 +317,7 @@ class _Run:
                 progress=self.progress,
                 finished=finished,
                 failed=failed,
+                said=self._climbed,
             )
             return
         for run in self.work.partition.streams(pending):

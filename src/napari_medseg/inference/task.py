@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, combinations
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import InputError, MedicalImage, Modality
+from napari_medseg.inference.blocks import in_blocks
 from napari_medseg.inference.checks import channels_for, checked_region
 from napari_medseg.inference.engine import Start, TileSource
 from napari_medseg.inference.grid import TileReader, WorkGrid
@@ -144,6 +145,14 @@ class Task:
         """Index of a unit along the axes before those the network sees: frame and plane."""
         return (*((unit.frame,) if self.has_time else ()), *(() if unit.plane is None else (unit.plane,)))
 
+    @cached_property
+    def _pixels(self) -> MedicalImage:
+        """The image with the level that is used read in blocks."""
+        levels = list(self.image.levels)
+        spatial = tuple(self.image.axes.index(a) for a in self.image.spatial_axes)
+        levels[self.grid.level] = in_blocks(levels[self.grid.level], spatial)
+        return replace(self.image, levels=tuple(levels))
+
     def source(self, frame: int, plane: int | None) -> TileSource:
         """Where tiles of one plane or volume come from."""
         key = ("source", frame, plane)
@@ -174,15 +183,15 @@ class Task:
 
     def _stacked(self, frame: int, plane: int | None) -> TileReader:
         if self.model.slices == 1 or plane is None:
-            return TileReader(self.image, self.grid, frame, plane, self.channels)
+            return TileReader(self._pixels, self.grid, frame, plane, self.channels)
         key = ("stack", frame)
         if key not in self._cache:
             self._cache[key] = StackReader(
-                lambda k, start, shape: TileReader(self.image, self.grid, frame, k, self.channels).read(start, shape),
+                lambda k, start, shape: TileReader(self._pixels, self.grid, frame, k, self.channels).read(start, shape),
                 self.model.slices,
                 self.image.geometry.shape[0],
             )
-        return TileReader(self.image, self.grid, frame, plane, self.channels, self._cache[key])
+        return TileReader(self._pixels, self.grid, frame, plane, self.channels, self._cache[key])
 
     @property
     def looks_for_tissue(self) -> bool:

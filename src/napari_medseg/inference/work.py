@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from napari_medseg.case import CancelledError
 from napari_medseg.inference import objects
 from napari_medseg.inference.compute import Compute
 from napari_medseg.inference.decide import ClassDecision, Decision, LabelArray, background_maps
-from napari_medseg.inference.engine import Blend, Start, stream
+from napari_medseg.inference.engine import Blend, Start, one_thread_each, stream
 from napari_medseg.inference.layout import Layout
 from napari_medseg.inference.ledger import UnitRecord
 from napari_medseg.inference.mosaic import MosaicDecisions
@@ -161,7 +161,7 @@ class Work(ABC):
             failed=lambda start, error: failed(waiting[0], start, error),
         )
         # deciding and storing go on behind the forward passes, a piece at a time
-        with ThreadPoolExecutor(1, thread_name_prefix="medseg-decide") as pool:
+        with one_thread_each(1, "medseg-decide") as pool:
             pending: Future[None] | None = None
             try:
                 for first, maps in rows:
