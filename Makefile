@@ -42,7 +42,12 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/opening_pyramid.py
-	$(BIN)/python benchmarks/engine_overhead.py
+	$(BIN)/python benchmarks/engine_2d.py --systems bare,monai,ours,ours-auto
+	$(BIN)/python benchmarks/engine_2d.py --network he_nuclei --overlaps 0.125 --half-glass --systems monai,ours,ours-auto
+	$(BIN)/python benchmarks/engine_3d.py --systems bare,monai,ours,ours-auto
+	$(BIN)/python benchmarks/engine_3d.py --memory 384 --classes 100
+	$(BIN)/python benchmarks/engine_scaling.py
+	$(BIN)/python benchmarks/cluster.py
 
 clean:
 	rm -rf build dist $(VENV)

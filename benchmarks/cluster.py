@@ -24,7 +24,7 @@ from inputs import tissue, write_tiff, write_volume
 from napari_medseg.bundles import Model, load_model
 from napari_medseg.inference import SegmentOptions, segment
 from napari_medseg.inference.cases import Case, segment_cases
-from napari_medseg.inference.cluster import DaskWorkers
+from napari_medseg.inference.cluster.workers import DaskWorkers
 from napari_medseg.io import open_images, open_segmentation
 
 _PICTURE = 1024

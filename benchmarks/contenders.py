@@ -31,7 +31,7 @@ from networks import GivenModel, NetworkName, make_model
 
 from napari_medseg.case import Geometry, MedicalImage, Modality, Source
 from napari_medseg.inference import SegmentOptions, segment
-from napari_medseg.inference.devices import choose_device
+from napari_medseg.inference.compute.devices import choose_device
 from napari_medseg.io import open_images
 
 _LEAD_VALUES = 1 << 26
@@ -102,7 +102,7 @@ def bare(trial: Trial) -> Outcome:
 
 def bare_auto(trial: Trial) -> Outcome:
     """Forward passes of all tiles with the backend that the engine chooses; choosing is not counted."""
-    from napari_medseg.inference.backends import choose_runner
+    from napari_medseg.inference.compute.backends import choose_runner
 
     model, pixels = trial.model(), _pixels(trial)
     device = choose_device("cpu", "auto")

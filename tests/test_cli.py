@@ -155,7 +155,7 @@ def test_doctor_finds_this_machine_in_order(capsys):
 def test_doctor_says_why_a_gpu_is_not_used(monkeypatch):
     import torch
 
-    from napari_medseg.inference import devices
+    from napari_medseg.inference.compute import devices
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -275,8 +275,8 @@ def test_what_is_read_is_never_written_over(capsys, tmp_path, grey_model, pictur
 
 
 def test_a_run_that_failed_half_way_is_resumed_and_says_so(capsys, tmp_path, grey_model, picture, monkeypatch):
-    from napari_medseg.inference import memory
-    from napari_medseg.inference.engine import Forward
+    from napari_medseg.inference.tiles import memory
+    from napari_medseg.inference.tiles.engine import Forward
 
     monkeypatch.setattr(memory, "_CHUNK_2D", (64, 64))
     path, data = picture[0], np.random.default_rng(1).integers(0, 255, (300, 70), dtype=np.uint8)

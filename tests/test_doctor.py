@@ -78,7 +78,7 @@ def test_no_model_at_all_is_a_problem_and_a_broken_one_a_note(monkeypatch, tmp_p
 
 
 def test_a_gpu_that_is_there_and_not_used_is_noted_with_its_details(monkeypatch):
-    from napari_medseg.inference import backends, gpu
+    from napari_medseg.inference.compute import backends, gpu
 
     found = gpu.GpuFindings(False, "A GPU is present but torch is the build for processors only.", {"driver": "580.65"})
     monkeypatch.setattr(gpu, "gpu_findings", lambda: found)

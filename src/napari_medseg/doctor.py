@@ -108,9 +108,9 @@ def _devices(report: Report) -> None:
     import psutil
     import torch
 
-    from napari_medseg.inference.backends import BACKENDS, missing
-    from napari_medseg.inference.devices import choose_device
-    from napari_medseg.inference.gpu import gpu_findings
+    from napari_medseg.inference.compute.backends import BACKENDS, missing
+    from napari_medseg.inference.compute.devices import choose_device
+    from napari_medseg.inference.compute.gpu import gpu_findings
 
     device, found = choose_device(), gpu_findings()
     report.devices = {

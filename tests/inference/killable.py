@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from napari_medseg.case import Geometry, MedicalImage
-from napari_medseg.inference import SegmentOptions, layout, memory, objects, segment
+from napari_medseg.inference import SegmentOptions, segment
+from napari_medseg.inference.labels import objects
+from napari_medseg.inference.tiles import layout, memory
 from tests.inference.fakes import Pieces, make_model
 
 SHAPE = (150, 130)

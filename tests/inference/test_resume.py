@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_medseg.case import CancelledError, InputError, MedsegError, OtherRunError
-from napari_medseg.inference import SegmentOptions, blocks, segment
+from napari_medseg.inference import SegmentOptions, segment
+from napari_medseg.inference.inputs import blocks
 from napari_medseg.inference.ledger import Ledger
 from napari_medseg.io.ome_zarr import read_segmentation
 from napari_medseg.jobs import Progress
@@ -225,7 +226,7 @@ def _fill_disk(monkeypatch, kind, after):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     if kind == "objects":
-        from napari_medseg.inference.strips import Strips
+        from napari_medseg.inference.labels.strips import Strips
 
         save = Strips.save
         monkeypatch.setattr(Strips, "save", lambda *a: full() or save(*a))

@@ -352,7 +352,7 @@ def test_a_model_for_another_modality_runs_with_a_warning(tmp_path):
 
 
 def test_devices_that_are_not_there_are_named(monkeypatch):
-    from napari_medseg.inference.devices import choose_device
+    from napari_medseg.inference.compute.devices import choose_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -185,6 +185,6 @@ def _workers(count: int, scheduler: str | None) -> Any:
         raise typer.BadParameter("--workers starts processes here and --scheduler uses a cluster; give one of them")
     if not count and scheduler is None:
         return nullcontext()
-    from napari_medseg.inference.cluster import DaskWorkers
+    from napari_medseg.inference.cluster.workers import DaskWorkers
 
     return DaskWorkers.local(count) if scheduler is None else DaskWorkers.connect(scheduler)

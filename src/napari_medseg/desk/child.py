@@ -319,7 +319,7 @@ def _answer_to(kind: str, arguments: list[Any], pixels: _Pixels, progress: Progr
 def _devices() -> DeviceChoices:
     import torch
 
-    from napari_medseg.inference.devices import gpu_status
+    from napari_medseg.inference.compute.devices import gpu_status
 
     names = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import CancelledError, InputError, MedicalImage, MedsegError
-from napari_medseg.inference.cluster import DaskWorkers
-from napari_medseg.inference.cluster_worker import Watch, taking_turns
+from napari_medseg.inference.cluster.job import Watch, taking_turns
+from napari_medseg.inference.cluster.reopen import ModelFiles
+from napari_medseg.inference.cluster.workers import DaskWorkers
 from napari_medseg.inference.options import SegmentOptions
-from napari_medseg.inference.reopen import ModelFiles
 from napari_medseg.inference.segment import segment_all
 from napari_medseg.io.ome_zarr import Ngff, label_names, read_segmentation
 from napari_medseg.io.writing import partial_path

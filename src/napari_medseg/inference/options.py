@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from napari_medseg.inference.blend import Blending
+from napari_medseg.inference.tiles.blend import Blending
 
 Tissue = Literal["auto", "on", "off"]
 Planes = Literal["slices", "mosaic"]
@@ -18,7 +18,7 @@ class SegmentOptions:
     Parameters
     ----------
     device, precision
-        See `napari_medseg.inference.devices.choose_device`.
+        See `napari_medseg.inference.compute.devices.choose_device`.
     backend
         What computes: ``"auto"``, ``"torch"``, ``"openvino"`` or ``"onnx"``.
     overlap

@@ -13,16 +13,16 @@ import numpy as np
 
 from napari_medseg.bundles.model import Model
 from napari_medseg.case import InputError, MedicalImage, Modality
-from napari_medseg.inference.blocks import in_blocks
 from napari_medseg.inference.checks import channels_for, checked_region
-from napari_medseg.inference.engine import Start, TileSource
-from napari_medseg.inference.grid import TileReader, WorkGrid
-from napari_medseg.inference.mosaic import MosaicLayout, MosaicReader
+from napari_medseg.inference.inputs.blocks import in_blocks
+from napari_medseg.inference.inputs.grid import TileReader, WorkGrid
+from napari_medseg.inference.inputs.mosaic import MosaicLayout, MosaicReader
+from napari_medseg.inference.inputs.stacks import StackReader
+from napari_medseg.inference.inputs.tissue import TissueMask, tissue_mask
 from napari_medseg.inference.options import SegmentOptions
-from napari_medseg.inference.plan import TilePlan
-from napari_medseg.inference.stacks import StackReader
-from napari_medseg.inference.tissue import TissueMask, tissue_mask
-from napari_medseg.inference.units import Box, Unit
+from napari_medseg.inference.tiles.engine import Start, TileSource
+from napari_medseg.inference.tiles.plan import TilePlan
+from napari_medseg.inference.tiles.units import Box, Unit
 
 _STATISTICS_VOXELS = 1 << 25
 _TISSUE_FROM_PIXELS = 1 << 24

@@ -17,18 +17,18 @@ import numpy.typing as npt
 import torch
 
 from napari_medseg.case import CancelledError
-from napari_medseg.inference import objects
-from napari_medseg.inference.compute import Compute
-from napari_medseg.inference.decide import ClassDecision, Decision, LabelArray, background_maps
-from napari_medseg.inference.engine import Blend, Start, one_thread_each, stream
-from napari_medseg.inference.layout import Layout
+from napari_medseg.inference.compute.prepare import Compute
+from napari_medseg.inference.inputs.mosaic import MosaicDecisions
+from napari_medseg.inference.labels import objects
+from napari_medseg.inference.labels.decide import ClassDecision, Decision, LabelArray, background_maps
+from napari_medseg.inference.labels.objects import Box, Ids, ObjectDecision
+from napari_medseg.inference.labels.settle import ClassSettler, ObjectSettler, checksum
+from napari_medseg.inference.labels.strips import Strips
 from napari_medseg.inference.ledger import UnitRecord
-from napari_medseg.inference.mosaic import MosaicDecisions
-from napari_medseg.inference.objects import Box, Ids, ObjectDecision
-from napari_medseg.inference.settle import ClassSettler, ObjectSettler, checksum
-from napari_medseg.inference.strips import Strips
 from napari_medseg.inference.task import Task
-from napari_medseg.inference.units import (
+from napari_medseg.inference.tiles.engine import Blend, Start, one_thread_each, stream
+from napari_medseg.inference.tiles.layout import Layout
+from napari_medseg.inference.tiles.units import (
     Partition,
     Unit,
     box_of,

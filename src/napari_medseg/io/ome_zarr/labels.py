@@ -27,6 +27,7 @@ _CHUNK_2D = (1024, 1024)
 _CHUNK_3D = (64, 256, 256)
 _COUNT_DIRECTLY_BELOW = 1 << 20
 _BOX_VOXELS = 1 << 24
+_COUNTED_AT_ONCE = 1 << 21
 
 Region = tuple[slice, ...]
 
@@ -366,14 +367,21 @@ def boxes(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Region]:
 
 def count_ids(piece: npt.NDArray[Any], voxels: dict[int, int]) -> None:
     """Add the number of voxels of every id except 0 to `voxels`."""
-    if not piece.any():
+    flat = piece.reshape(-1)
+    # counting makes 8-byte copies, so it is done a part at a time
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):
+        _count_part(flat[start : start + _COUNTED_AT_ONCE], voxels)
+
+
+def _count_part(part: npt.NDArray[Any], voxels: dict[int, int]) -> None:
+    if not part.any():
         return
-    if int(piece.min()) >= 0 and int(piece.max()) < _COUNT_DIRECTLY_BELOW:
-        numbers = np.bincount(piece.ravel().astype(np.intp, copy=False))
+    if int(part.min()) >= 0 and int(part.max()) < _COUNT_DIRECTLY_BELOW:
+        numbers = np.bincount(part.astype(np.intp, copy=False))
         ids = np.flatnonzero(numbers)
         numbers = numbers[ids]
     else:
-        ids, numbers = np.unique(piece, return_counts=True)
+        ids, numbers = np.unique(part, return_counts=True)
     for label, number in zip(ids.tolist(), numbers.tolist(), strict=True):
         if label:
             voxels[label] = voxels.get(label, 0) + number

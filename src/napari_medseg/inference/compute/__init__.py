@@ -1,0 +1,1 @@
+"""What computes: devices, backends, and what is done when memory runs out."""

@@ -1,0 +1,1 @@
+"""Several models together: the mean of their probabilities, a vote, or STAPLE."""

@@ -1,0 +1,1 @@
+"""From maps to labels: decisions, objects, and settling them in the store."""
