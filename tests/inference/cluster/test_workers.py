@@ -35,6 +35,7 @@ from tests.threshold_bundle import write_threshold_bundle
 
 distributed = pytest.importorskip("distributed")
 
+from napari_medseg.inference.cluster import workers as dask_workers  # noqa: E402
 from napari_medseg.inference.cluster.workers import DaskWorkers  # noqa: E402
 
 # six bands of 1024 rows and 1,836 tiles: long enough to be interrupted
