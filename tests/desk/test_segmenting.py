@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from napari_medseg.bundles import load_model
-from napari_medseg.case import CancelledError, InputError, Segmentation
+from napari_medseg.case import CancelledError, InputError, OtherRunError, Segmentation
 from napari_medseg.desk.child import RunResult
 from napari_medseg.desk.regions import Part
 from napari_medseg.desk.segmenting import Unfinished, amounts, segment_with, summary
+from napari_medseg.io.writing import partial_path
 from napari_medseg.jobs import Progress
 
 
@@ -56,3 +57,48 @@ def test_reports_in_words():
     told = {**report, "backend": "openvino", "tiles": {"planned": 9, "skipped": 4}}
     assert summary(told) == "m: 1.3 s (cpu, openvino, fp32), 4 of 9 tiles left out as glass"
     assert amounts(report) == [("liver", "2.5 ml"), ("nucleus", "7, 40 pixels")]
+
+
+class Stopping(Worker):
+    """Notes what it is asked; leaves an unfinished store where the answer is a cancel."""
+
+    def __init__(self, *answers):
+        super().__init__(*answers)
+        self.runs = []
+
+    def segment(self, image, run, *, progress):
+        self.runs.append(run)
+        if isinstance(self.answers[0], CancelledError):
+            partial_path(run.out).mkdir(exist_ok=True)
+        return super().segment(image, run, progress=progress)
+
+
+def test_a_cancelled_run_goes_on_where_it_stopped_with_the_same_choices_only(volume, models):
+    worker = Stopping(CancelledError("Cancelled."), 1, CancelledError("Cancelled."), 1, 1)
+    unfinished = Unfinished()
+
+    def go(device="auto"):
+        return segment_with(worker, volume, models[:1], Part(), device, unfinished, progress=Progress())
+
+    with pytest.raises(CancelledError, match=r"Press Run to go on where it stopped"):
+        go()
+    go()
+    assert [r.resume for r in worker.runs] == [False, True]
+    assert worker.runs[0].out == worker.runs[1].out
+    # what is finished is not gone on with, and other choices are another run
+    with pytest.raises(CancelledError):
+        go()
+    go("cpu")
+    go()
+    assert [r.resume for r in worker.runs[2:]] == [False, False, True]
+    assert len({r.out for r in worker.runs}) == 3
+
+
+def test_a_picture_that_changed_meanwhile_is_begun_anew(volume, models):
+    worker = Stopping(CancelledError("Cancelled."), OtherRunError("another image"), 1)
+    unfinished = Unfinished()
+    with pytest.raises(CancelledError):
+        segment_with(worker, volume, models[:1], Part(), "auto", unfinished, progress=Progress())
+    (made,) = segment_with(worker, volume, models[:1], Part(), "auto", unfinished, progress=Progress())
+    assert [r.resume for r in worker.runs] == [False, True, False]
+    assert np.asarray(made.layer[0]).min() == 1

@@ -122,7 +122,7 @@ def _choice(task: Task, network: torch.nn.Module, device: Device, backend: str, 
         return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
     batches = -(-len(task.plan) * len(task.planes) // task.batch_size)
     if backend == "auto" and batches < _WORTH_MEASURING:
-        reason = f"{batches} passes are too few for a choice of backends to pay."
+        reason = f"Torch, because choosing a backend would not pay for so few passes ({batches})."
         return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
     return choose_runner(task.model, network, device, backend, _first_tiles(task), progress=progress)
 
