@@ -113,3 +113,13 @@ def test_allowed_memory_reaches_the_layout(tmp_path, monkeypatch):
     assert tight.report.ladder == (
         "The memory allowed is too little for this model and image; as little as possible is used.",
     )
+
+
+def test_backends_are_not_compared_where_memory_is_short(tmp_path):
+    data = np.zeros((60, 60), np.float32)
+    image = MedicalImage((data,), "yx", Geometry.from_spacing(data.shape, None))
+    model = make_model(torch.nn.Conv2d(1, 2, 1))
+    options = SegmentOptions(max_memory=8_000, device="cpu", batch_size=2)
+    report = segment(image, model, tmp_path / "a.zarr", options).report
+    assert report.backend == "torch"
+    assert "more memory than is allowed" in report.backend_reason

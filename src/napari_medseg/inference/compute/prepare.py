@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,8 @@ from napari_medseg.jobs import Progress
 
 # measuring and compiling take about as long as this many passes
 _WORTH_MEASURING = 12
+# maps of the first tiles that are held at a time while two backends are compared
+_COPIES_COMPARED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,10 @@ def _choice(task: Task, network: torch.nn.Module, device: Device, backend: str, 
     batches = -(-len(task.plan) * len(task.planes) // task.batch_size)
     if backend == "auto" and batches < _WORTH_MEASURING:
         reason = f"Torch, because choosing a backend would not pay for so few passes ({batches})."
+        return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
+    limit, maps = task.options.max_memory, 4 * task.model.out_channels * math.prod(task.plan.tile) * task.batch_size
+    if backend == "auto" and limit is not None and _COPIES_COMPARED * maps > limit:
+        reason = "Torch, because comparing another backend with it would take more memory than is allowed."
         return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
     return choose_runner(task.model, network, device, backend, _first_tiles(task), progress=progress)
 
