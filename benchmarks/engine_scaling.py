@@ -18,6 +18,7 @@ from inputs import EndlessTissue
 from networks import make_model
 
 from napari_medseg.case import Geometry, MedicalImage, Modality
+from napari_medseg.inference.compute.allocator import share_freed_memory
 
 _CLASSES = 3
 _TILES_TO_CHOOSE = 8
@@ -25,6 +26,7 @@ _TILES_TO_CHOOSE = 8
 
 def run_side(side: int, tile: int, overlap: float) -> Outcome:
     """The engine as it chooses to run, on a slide of ``(side, side, 3)``."""
+    share_freed_memory()
     pixels = EndlessTissue(side)
     geometry = Geometry.from_spacing((side, side), (0.5, 0.5), "um")
     image = MedicalImage((pixels,), "yxc", geometry, Modality.SM, "stain RGB", name="generated")

@@ -75,8 +75,11 @@ def segment(
     from napari_medseg.bundles.find import find_bundle
     from napari_medseg.inference import SegmentOptions
     from napari_medseg.inference.cases import cases_of, segment_cases
+    from napari_medseg.inference.compute.allocator import share_freed_memory
     from napari_medseg.inference.segment import segment_all
     from napari_medseg.progress_display import shown_progress
+
+    share_freed_memory()
 
     several = len(image) > 1
     for each in image:

@@ -288,7 +288,9 @@ def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress)
     progress.begin(1, "loading the model")
     from napari_medseg.bundles.model import Model
     from napari_medseg.inference import SegmentOptions, segment
+    from napari_medseg.inference.compute.allocator import share_freed_memory
 
+    share_freed_memory()
     model = run.model
     if not isinstance(model, Model):
         from napari_medseg.bundles import load_model

@@ -32,6 +32,7 @@ from napari_medseg.inference.tiles.units import (
     Partition,
     Unit,
     box_of,
+    own_slabs,
     partition_classes,
     partition_objects,
     window_of,
@@ -187,15 +188,9 @@ class Work(ABC):
     def own_tiles(self, unit: Unit) -> list[Start]:
         """The tiles that count as a unit's own: those of its column that start in its rows."""
         column = [u for u in self.partition.plane_of(unit) if u.column == unit.column]
-        plan = self.task.plan.within(window_of(column))
-        after = [u.window[0].start for u in column if u.band == unit.band + 1]
-        low = None if unit.band == 0 else unit.window[0].start
-        return [
-            start
-            for slab in plan.slabs
-            if (low is None or slab >= low) and (not after or slab < after[0])
-            for start in plan.in_slab(slab)
-        ]
+        stream = self.task.plan.within(window_of(column))
+        slabs = own_slabs(stream, [u.window for u in column], unit.band)
+        return [start for slab in slabs for start in stream.in_slab(slab)]
 
 
 class ClassWork(Work):

@@ -18,6 +18,7 @@ from napari_medseg import __version__
 from napari_medseg.case import CancelledError, InputError, MedsegError
 from napari_medseg.inference.cluster.reopen import ImageFiles, ModelFiles
 from napari_medseg.inference.cluster.turns import Runs, distributed
+from napari_medseg.inference.compute.allocator import share_freed_memory
 from napari_medseg.inference.compute.prepare import Compute, prepare, resolve_device
 from napari_medseg.inference.ledger import UnitRecord
 from napari_medseg.inference.options import SegmentOptions
@@ -186,6 +187,7 @@ class _Ready:
         if spec.token in _ready:
             return _ready[spec.token]
         _ready.clear()
+        share_freed_memory()
         if spec.software != software():
             raise InputError(
                 f"This worker has {_versions(software())}, and the run was started with {_versions(spec.software)}; "

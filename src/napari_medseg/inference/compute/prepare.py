@@ -41,7 +41,9 @@ class Compute:
 
     def header(self) -> dict[str, Any]:
         """What of it decides the labels, for the ledger."""
+        runner = self.choice.runner
         return {
+            "channels_last": isinstance(runner, TorchRunner) and runner.channels_last,
             "device": self.device.name.split(":")[0],
             "precision": self.choice.precision,
             "backend": self.choice.backend,
@@ -99,7 +101,8 @@ def prepare(
     backend = task.options.backend
     if backend == "auto" and recorded is not None:
         backend = str(recorded["backend"])
-    choice = _choice(task, network, device, backend, progress)
+    channels_last = recorded is not None and bool(recorded["channels_last"])
+    choice = _choice(task, network, device, backend, channels_last, progress)
     torch_here = isinstance(choice.runner, TorchRunner)
 
     def half() -> TorchRunner:
@@ -119,10 +122,14 @@ def prepare(
     return Compute(Forward(ladder, task.grid.to_network, task.mirrored), device, choice)
 
 
-def _choice(task: Task, network: torch.nn.Module, device: Device, backend: str, progress: Progress) -> Choice:
+def _choice(
+    task: Task, network: torch.nn.Module, device: Device, backend: str, channels_last: bool, progress: Progress
+) -> Choice:
     if backend == "torch":
         reason = "torch was chosen by the user." if task.options.backend == "torch" else "torch, as before."
-        return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
+        return Choice(
+            TorchRunner(network, device, channels_last=channels_last), "torch", device.precision, reason, {}, 0, None
+        )
     batches = -(-len(task.plan) * len(task.planes) // task.batch_size)
     if backend == "auto" and batches < _WORTH_MEASURING:
         reason = f"Torch, because choosing a backend would not pay for so few passes ({batches})."

@@ -190,16 +190,31 @@ def _cut(part: slice, width: int) -> list[slice]:
     return [slice(max(part.start, low), min(part.stop, low + width)) for low in range(first, part.stop, width)]
 
 
+def own_slabs(stream: TilePlan, windows: Sequence[Box], band: int) -> list[int]:
+    """First rows of the tiles of a column that count as those of one band; what starts above is the first band's.
+
+    Parameters
+    ----------
+    stream
+        The tiles of the whole column.
+    windows
+        Windows of the column's units, band after band.
+    band
+        Which of them.
+    """
+    low = None if band == 0 else windows[band][0].start
+    below = windows[band + 1][0].start if band + 1 < len(windows) else None
+    return [s for s in stream.slabs if (low is None or s >= low) and (below is None or s < below)]
+
+
 def _own_tiles(plan: TilePlan, layout: list[tuple[int, int, Box, Box]], columns: int) -> list[int]:
-    """How many tiles of each unit's column start in its rows; what starts above belongs to the first unit."""
+    """How many tiles each unit of a plane has as its own."""
     counts = []
-    for band, column, _, window in layout:
-        first, last = layout[column][3], layout[len(layout) - columns + column][3]
-        stream = plan.within((slice(first[0].start, last[0].stop), *first[1:]))
-        below = layout[(band + 1) * columns + column][3][0].start if (band + 1) * columns < len(layout) else None
-        low = None if band == 0 else window[0].start
-        slabs = [s for s in stream.slabs if (low is None or s >= low) and (below is None or s < below)]
-        counts.append(len(slabs) * (len(stream) // max(1, len(stream.slabs))))
+    for band, column, _, _ in layout:
+        windows = [window for _, other, _, window in layout if other == column]
+        stream = plan.within((slice(windows[0][0].start, windows[-1][0].stop), *windows[0][1:]))
+        per_slab = len(stream) // max(1, len(stream.slabs))
+        counts.append(len(own_slabs(stream, windows, band)) * per_slab)
     return counts
 
 

@@ -26,7 +26,7 @@ class TorchRunner:
         self.precision = device.precision
         self._network = network
         self._device = device
-        self._channels_last = channels_last
+        self.channels_last = channels_last
 
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
         """Maps ``(n, c_out, *tile)`` in float32, on the device, of tiles ``(n, c_in, *tile)``."""
@@ -35,7 +35,7 @@ class TorchRunner:
             # only pinned memory is copied while the device computes
             tiles = tiles.pin_memory()
         tiles = tiles.to(self._device.name, non_blocking=to_gpu)
-        if self._channels_last:
+        if self.channels_last:
             together = {4: torch.channels_last, 5: torch.channels_last_3d}[tiles.ndim]
             # the weights stay as they are: other runners may share this network
             tiles = tiles.contiguous(memory_format=together)
