@@ -106,6 +106,7 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
         instances=after.instances,
         network_def=network_def,
         trusted=trusted,
+        whole=_whole(ours, name),
         slices=_slices(ours, spatial_dims, card.in_channels, name),
         verified=verified,
     )
@@ -128,6 +129,13 @@ def _spatial_dims(network_def: Mapping[str, Any], metadata: Mapping[str, Any], n
     if stated not in (2, 3):
         raise InputError(f"{name}: the network works in {stated} dimensions; 2 or 3 are supported")
     return int(stated)
+
+
+def _whole(ours: Mapping[str, Any], name: str) -> bool:
+    whole = ours.get("whole", False)
+    if not isinstance(whole, bool):
+        raise InputError(f"{name}: whole is {whole!r}; true or false is expected")
+    return whole
 
 
 def _slices(ours: Mapping[str, Any], spatial_dims: int, in_channels: int, name: str) -> int:

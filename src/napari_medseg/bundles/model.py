@@ -36,7 +36,7 @@ class ModelCard:
     labels
         What its label ids mean; 0 is background and not listed.
     in_channels, channels
-        Number and names of the channels it reads.
+        Number and names of the channels it reads; 0 where it takes any number.
     licence
         Licence of the weights.
     training_data
@@ -117,6 +117,9 @@ class Model:
         Whether the user agreed that code of exactly this bundle may run.
     slices
         How many neighbouring slices a two-dimensional model reads as channels (2.5-D); 1 for the slice alone.
+    whole
+        Whether the network must see a whole picture or volume at once, as methods do that cut it where it differs
+        from its surroundings; there are no tiles then.
     verified
         Whether the files were checked against the bundle's ``SHA256SUMS``; false when it states no hashes.
     """
@@ -143,6 +146,7 @@ class Model:
     network_def: Mapping[str, Any] = field(repr=False)
     trusted: bool = False
     slices: int = 1
+    whole: bool = False
     verified: bool = True
 
     def network(self) -> torch.nn.Module:

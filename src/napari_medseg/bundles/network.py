@@ -116,8 +116,18 @@ def _build(value: Any, trusted: bool) -> Any:
         arguments["pretrained"] = False
     try:
         return maker(**arguments)
+    except ImportError as error:
+        raise InputError(_lacking(target, error)) from error
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise InputError(f"{target} does not accept its arguments: {error}") from error
+
+
+def _lacking(target: str, error: ImportError) -> str:
+    """What a network's class could not import, with what installs it where an extra of this package does."""
+    from napari_medseg.networks import ARCHITECTURES
+
+    known = next((e.missing for e in ARCHITECTURES.values() if e.target == target and e.missing), None)
+    return known or f"{target} needs {error.name or 'a library'}, which is not installed: {error}"
 
 
 def _takes_pretrained(network: type[torch.nn.Module]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from napari_medseg.bundles.config import Config
-from napari_medseg.bundles.instances import DistanceDecoder, InstanceDecoder
+from napari_medseg.bundles.instances import DistanceDecoder, InstanceDecoder, WatershedDecoder
 from napari_medseg.bundles.intensity import SUPPORTED, IntensityPlan, intensity_step
 from napari_medseg.bundles.model import Activation, Padding
 from napari_medseg.case import InputError, RefusedError
@@ -34,7 +34,7 @@ _IGNORED_AFTER = frozenset(
 )
 _TARGET = re.compile(r"(?:monai\.transforms\.(?:\w+\.)*)?([A-Z]\w*?)(?:d|D|Dict)?")
 _INFERER = re.compile(r"(?:monai\.inferers\.(?:\w+\.)*)?(\w+)")
-_DECODERS = {"napari_medseg.bundles.instances.DistanceDecoder": DistanceDecoder}
+_DECODERS = {f"napari_medseg.bundles.instances.{d.__name__}": d for d in (DistanceDecoder, WatershedDecoder)}
 _INSTANCES = "napari_medseg.bundles.instances.Instancesd"
 _USED_BEFORE = frozenset({*SUPPORTED, "Orientation", "Spacing", "DivisiblePad"})
 _KNOWN_NAMES = _USED_BEFORE | _IGNORED_BEFORE

@@ -23,6 +23,8 @@ def channels_for(image: MedicalImage, model: Model) -> tuple[int, ...]:
         raise InputError(
             f"Colours stored as {image.dtype} have no known range; accepted are 8-bit and 16-bit colour pictures."
         )
+    if wanted == 0:
+        return tuple(range(3 if image.is_rgb else given))
     if given == wanted:
         return tuple(range(wanted))
     if image.is_rgb and given == 4 and wanted == 3:

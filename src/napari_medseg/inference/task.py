@@ -27,6 +27,7 @@ from napari_medseg.inference.tiles.units import Box, Unit
 _STATISTICS_VOXELS = 1 << 25
 _TISSUE_FROM_PIXELS = 1 << 24
 _AIR_HU = -1000.0
+_WHOLE_VALUES, _WHOLE_SIDE = 1 << 27, 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,8 @@ class Task:
         if not 0 <= overlap < 1:
             raise InputError(f"An overlap of {overlap:g} cannot be used; accepted are 0 up to but not including 1.")
         shape = self.grid.shape if self.mosaic is None else self.mosaic.shape
+        if self.model.whole:
+            return self._one_tile(shape, back.flips)
         margin = self.options.margin
         if margin < 0 or 2 * margin >= min(tile):
             raise InputError(
@@ -116,9 +119,22 @@ class Task:
             )
         return TilePlan(shape, tile, overlap, None, back.flips, margin)
 
+    def _one_tile(self, shape: tuple[int, ...], flips: tuple[bool, ...]) -> TilePlan:
+        """A single tile, for a model that must see everything at once."""
+        values = int(np.prod(shape)) * max(1, len(self.channels))
+        if values > _WHOLE_VALUES or max(shape) > _WHOLE_SIDE:
+            raise InputError(
+                f"Model {self.model.card.id} looks at everything at once, and {' x '.join(map(str, shape))} is too "
+                f"much for it; accepted are sides up to {_WHOLE_SIDE} and {_WHOLE_VALUES} values in all. "
+                "Open a smaller part, or choose a model that works in tiles."
+            )
+        return TilePlan(shape, shape, 0.0, None, flips, 0)
+
     @property
     def batch_size(self) -> int:
         """Tiles per forward pass."""
+        if self.model.whole:
+            return 1
         return self.options.batch_size or (4 if self.model.spatial_dims == 2 else 1)
 
     @property

@@ -33,9 +33,8 @@ class Architecture:
     module
         The module of `napari_medseg.networks` with its parameters.
     network
-        Its class: a name in `module`, or the full path of a class of MONAI.
-    parameters
-        Name of its parameters' class in `module`.
+        Its class: a name in `module`, or the full path of a class of MONAI. Its parameters' class lies in `module`
+        and has the same name with "Parameters" behind it.
     source
         Where it is described.
     dims
@@ -46,18 +45,20 @@ class Architecture:
         The extra of this package that it needs.
     role
         What it is for.
+    smallest
+        Side of the smallest image that it accepts, in pixels.
     """
 
     name: str
     title: str
     module: str
     network: str
-    parameters: str
     source: str
     dims: tuple[int, ...] = (2, 3)
     preset: tuple[tuple[str, Any], ...] = ()
     extra: str | None = None
     role: Role = "segmentation"
+    smallest: int = 32
 
     @property
     def missing(self) -> str | None:

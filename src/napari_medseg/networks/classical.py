@@ -15,7 +15,7 @@ from napari_medseg.networks.parameters import AnyDimensional
 _SURE = 20.0
 
 
-class ClassicalParameters(AnyDimensional):
+class ClassicalSegmenterParameters(AnyDimensional):
     """Parameters of `ClassicalSegmenter`."""
 
     method: str = Field(default="otsu", description="Name of a method of napari_medseg.classical.")

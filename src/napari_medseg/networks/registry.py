@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from napari_medseg.case import InputError
 from napari_medseg.networks.architecture import Architecture
 
+
+def _encoder_decoder(name: str, title: str, source: str, **preset: Any) -> Architecture:
+    """A decoder on one of many encoders."""
+    given = tuple(preset.items())
+    return Architecture(name, title, "encoder_decoder", "EncoderDecoder", source, (2,), given, "zoo")
+
+
 _LINES: tuple[Architecture, ...] = (
-    Architecture("unet", "U-Net with residual units", "unet", "monai.networks.nets.UNet", "UNetParameters", "MONAI"),
+    Architecture("unet", "U-Net with residual units", "unet", "monai.networks.nets.UNet", "Kerfoot et al., 2018"),
+    _encoder_decoder("encoder_unet", "U-Net on a pretrainable encoder", "Hou et al., 2024", decoder="unet"),
+    _encoder_decoder("unetplusplus", "UNet++ on a pretrainable encoder", "Hou et al., 2024", decoder="unetplusplus"),
+    _encoder_decoder(
+        "deeplabv3plus", "DeepLab v3+ on a pretrainable encoder", "Hou et al., 2024", decoder="deeplabv3plus"
+    ),
+    _encoder_decoder(
+        "lung_deeplabv3plus",
+        "DeepLab v3+ for photographs of lung",
+        "Gil et al., 2023",
+        decoder="deeplabv3plus",
+        encoder="resnet50",
+        in_channels=3,
+        atrous_rates=(6, 12, 18),
+    ),
+    Architecture(
+        "six_network_ensemble",
+        "Mean of six networks for photographs of lung",
+        "six_network_ensemble",
+        "SixNetworkEnsemble",
+        "Gil et al., 2023",
+        dims=(2,),
+        extra="zoo",
+    ),
+    Architecture(
+        "swin_unetr",
+        "Swin UNETR",
+        "swin_unetr",
+        "monai.networks.nets.SwinUNETR",
+        "Hatamizadeh et al., 2022",
+        smallest=64,
+    ),
+    Architecture(
+        "classical", "A method without learned weights", "classical", "ClassicalSegmenter", "Otsu, 1979", smallest=8
+    ),
 )
 ARCHITECTURES: dict[str, Architecture] = {line.name: line for line in _LINES}
 

@@ -107,7 +107,11 @@ def fits(entry: BundleEntry, image: MedicalImage | None) -> bool:
     if card is None or image is None:
         return False
     channels = image.channel_count
-    if channels != card.in_channels and not (image.is_rgb and channels == 4 and card.in_channels == 3):
+    if (
+        card.in_channels
+        and channels != card.in_channels
+        and not (image.is_rgb and channels == 4 and card.in_channels == 3)
+    ):
         return False
     return image.modality is Modality.OT or not card.modality or str(image.modality) in card.modality
 

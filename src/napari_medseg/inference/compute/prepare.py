@@ -130,6 +130,13 @@ def _choice(
         return Choice(
             TorchRunner(network, device, channels_last=channels_last), "torch", device.precision, reason, {}, 0, None
         )
+    if task.model.whole:
+        if backend != "auto":
+            raise InputError(
+                f"Model {task.model.card.id} is computed by torch alone; choose the backend torch or auto."
+            )
+        reason = "Torch, because this model is no network that could be exported."
+        return Choice(TorchRunner(network, device), "torch", device.precision, reason, {}, 0, None)
     batches = -(-len(task.plan) * len(task.planes) // task.batch_size)
     if backend == "auto" and batches < _WORTH_MEASURING:
         reason = f"Torch, because choosing a backend would not pay for so few passes ({batches})."
