@@ -75,9 +75,8 @@ class Architecture:
 
     def schema(self) -> type[NetworkParameters]:
         """The class of its parameters; imports torch."""
-        found: type[NetworkParameters] = getattr(
-            import_module(f"napari_medseg.networks.{self.module}"), self.parameters
-        )
+        module = import_module(f"napari_medseg.networks.{self.module}")
+        found: type[NetworkParameters] = getattr(module, f"{self.network.rpartition('.')[2]}Parameters")
         return found
 
     def check(self, values: Mapping[str, Any]) -> NetworkParameters:
