@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,17 @@ def test_a_bundle_rebuilds_it_without_trust(name: str, dims: int) -> None:
     image = torch.rand(1, find_architecture(name).check({}).in_channels, *(find_architecture(name).smallest,) * dims)
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(image), network.eval()(image))
+
+
+@pytest.mark.parametrize("name, dims", [p for p in _EACH if p.values[0] != "classical"])
+def test_torchscript_runs_it_without_this_package(name: str, dims: int, tmp_path: Path) -> None:
+    entry = find_architecture(name)
+    network = entry.build(**sized(name, dims)).eval()
+    image = torch.rand(1, entry.check({}).in_channels, *(entry.smallest,) * dims)
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(network, image, check_trace=False), tmp_path / "network.ts")
+        other = torch.rand_like(image)
+        torch.testing.assert_close(torch.jit.load(tmp_path / "network.ts")(other), network(other), atol=1e-4, rtol=1e-4)
 
 
 def test_a_wrong_parameter_is_named() -> None:

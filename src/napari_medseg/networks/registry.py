@@ -16,6 +16,60 @@ def _encoder_decoder(name: str, title: str, source: str, **preset: Any) -> Archi
 
 _LINES: tuple[Architecture, ...] = (
     Architecture("unet", "U-Net with residual units", "unet", "monai.networks.nets.UNet", "Kerfoot et al., 2018"),
+    Architecture("nnunet", "nnU-Net's plain U-Net", "nnunet", "PlainConvUNet", "Isensee et al., 2021"),
+    Architecture(
+        "super_image_unet",
+        "U-Net for super images",
+        "super_image",
+        "SuperImageUNet",
+        "Sobirov et al., 2023",
+        smallest=16,
+    ),
+    Architecture(
+        "se_norm_unet",
+        "U-Net with SE normalisation",
+        "super_image",
+        "SENormUNet",
+        "Iantsen et al., 2020; Sobirov et al., 2023",
+    ),
+    Architecture(
+        "se_norm_unet_large_kernels",
+        "U-Net with SE normalisation and large kernels",
+        "super_image",
+        "SENormUNet",
+        "Sobirov et al., 2023",
+        (2,),
+        (("large_kernels", True),),
+    ),
+    Architecture(
+        "highres_net",
+        "High-resolution network with dilation",
+        "highres_net",
+        "monai.networks.nets.HighResNet",
+        "Li et al., 2017",
+        smallest=8,
+    ),
+    Architecture(
+        "segresnet",
+        "Residual U-Net with an asymmetric encoder",
+        "segresnet",
+        "monai.networks.nets.SegResNet",
+        "Myronenko, 2018",
+        smallest=16,
+    ),
+    Architecture(
+        "segresnet_supervised",
+        "SegResNet with deep supervision",
+        "segresnet",
+        "SupervisedSegResNet",
+        "Myronenko, 2018; MONAI Auto3DSeg",
+    ),
+    Architecture(
+        "gibbs_unet", "Residual U-Net behind a Gibbs layer", "residual_unet_gibbs", "GibbsUNet", "Chen et al., 2023"
+    ),
+    Architecture(
+        "hyper_dense_net", "HyperDenseNet", "hyper_dense_net", "HyperDenseNet", "Dolz et al., 2019", smallest=4
+    ),
     _encoder_decoder("encoder_unet", "U-Net on a pretrainable encoder", "Hou et al., 2024", decoder="unet"),
     _encoder_decoder("unetplusplus", "UNet++ on a pretrainable encoder", "Hou et al., 2024", decoder="unetplusplus"),
     _encoder_decoder(
