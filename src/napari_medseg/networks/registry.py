@@ -14,6 +14,14 @@ def _encoder_decoder(name: str, title: str, source: str, **preset: Any) -> Archi
     return Architecture(name, title, "encoder_decoder", "EncoderDecoder", source, (2,), given, "zoo")
 
 
+def _segformer(size: str, note: str) -> Architecture:
+    """One size of SegFormer."""
+    source = "Xie et al., 2021; Khaled et al., 2023"
+    title, preset = f"SegFormer-{size.upper()} ({note})", (("size", size),)
+    return Architecture(f"segformer_{size}", title, "segformer", "SegFormer", source, (2,), preset, "zoo", smallest=1)
+
+
+_SEGFORMERS = (("b0", "fast"), ("b1", "14 M"), ("b2", "27 M"), ("b3", "47 M"), ("b4", "accurate"), ("b5", "85 M"))
 _LINES: tuple[Architecture, ...] = (
     Architecture("unet", "U-Net with residual units", "unet", "monai.networks.nets.UNet", "Kerfoot et al., 2018"),
     Architecture("nnunet", "nnU-Net's plain U-Net", "nnunet", "PlainConvUNet", "Isensee et al., 2021"),
@@ -83,6 +91,103 @@ _LINES: tuple[Architecture, ...] = (
         encoder="resnet50",
         in_channels=3,
         atrous_rates=(6, 12, 18),
+    ),
+    Architecture(
+        "plain_unet",
+        "U-Net as published (31 M)",
+        "plain_unet",
+        "PlainUNet",
+        "Ronneberger et al., 2015; Sourget et al., 2023",
+        (2,),
+        smallest=1,
+    ),
+    Architecture(
+        "plain_unet_lite",
+        "U-Net Lite (3.7 M)",
+        "plain_unet",
+        "PlainUNet",
+        "Sourget et al., 2023",
+        (2,),
+        (("channels", (22, 44, 88, 176, 352)),),
+        smallest=1,
+    ),
+    *(_segformer(size, note) for size, note in _SEGFORMERS),
+    Architecture(
+        "denoising_efficientnet",
+        "EfficientNet-B3 behind a denoising auto-encoder",
+        "denoising_efficientnet",
+        "DenoisingEfficientNet",
+        "Hammouda et al., 2023",
+        (2,),
+        extra="zoo",
+        smallest=1,
+    ),
+    Architecture(
+        "efficientnet_unet",
+        "U-Net on EfficientNet-B3 for nuclei",
+        "denoising_efficientnet",
+        "DenoisingEfficientNet",
+        "Hammouda et al., 2023",
+        (2,),
+        (("prefilter", False),),
+        "zoo",
+        smallest=1,
+    ),
+    Architecture(
+        "denoising_autoencoder",
+        "Denoising auto-encoder",
+        "denoising_efficientnet",
+        "DenoisingAutoEncoder",
+        "Hammouda et al., 2023",
+        (2,),
+        extra="zoo",
+        role="reconstruction",
+        smallest=1,
+    ),
+    Architecture(
+        "cascaded_atrous_resnet",
+        "Cascaded atrous ResNet-101",
+        "cascaded_atrous_resnet",
+        "CascadedAtrousResNet",
+        "Chen et al., 2023",
+        (2,),
+    ),
+    Architecture(
+        "latent_segmenter",
+        "ResNet-50 with a latent picture",
+        "latent_segmenter",
+        "LatentSegmenter",
+        "Zoetmulder et al., 2022",
+        (2,),
+    ),
+    Architecture(
+        "latent_autoencoder",
+        "Autoencoder of slices",
+        "latent_segmenter",
+        "LatentSegmenter",
+        "Zoetmulder et al., 2022",
+        (2,),
+        (("out_channels", 1),),
+        role="reconstruction",
+    ),
+    Architecture(
+        "slice_classifier",
+        "Classifier of slices",
+        "slice_classifier",
+        "SliceClassifier",
+        "Zoetmulder et al., 2022",
+        (2,),
+        role="classification",
+    ),
+    Architecture(
+        "slice_discriminator",
+        "Discriminator of slices and their reconstructions",
+        "slice_discriminator",
+        "SliceDiscriminator",
+        "Zoetmulder et al., 2022",
+        (2,),
+        role="discriminator",
+        smallest=33,
     ),
     Architecture(
         "six_network_ensemble",
