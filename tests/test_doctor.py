@@ -89,3 +89,14 @@ def test_a_gpu_that_is_there_and_not_used_is_noted_with_its_details(monkeypatch)
     assert report.notes == [found.reason, "Backend onnx needs onnx."]
     assert report.backends == {"torch": "installed", "openvino": "installed", "onnx": "Backend onnx needs onnx."}
     assert report.ok
+
+
+def test_networks_that_cannot_be_built_are_noted_with_what_installs_them(monkeypatch):
+    monkeypatch.setattr("napari_medseg.networks.architecture._MODULES", {"zoo": ("a_module_nobody_has",)})
+    report = doctor.Report()
+    doctor._networks(report)
+    assert report.networks["unet"] == "can be built"
+    assert 'pip install "napari-medseg[zoo]"' in report.networks["segformer_b0"]
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith(f"{sum(v != 'can be built' for v in report.networks.values())} networks cannot")
+    assert report.ok

@@ -48,6 +48,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     devices: dict[str, Any] = field(default_factory=dict)
     backends: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, str] = field(default_factory=dict)
     codecs: dict[str, bool] = field(default_factory=dict)
     slides: str = ""
     opengl: str = ""
@@ -71,6 +72,8 @@ class Report:
         table.append(f"{'device':<20} {self.devices['default']}: {self.devices['reason']}")
         installed = ", ".join(name for name, state in self.backends.items() if state == "installed")
         table.append(f"{'backends':<20} {installed}")
+        ready = sum(state == "can be built" for state in self.networks.values())
+        table.append(f"{'networks':<20} {ready} of {len(self.networks)} can be built")
         table.append(f"{'codecs':<20} " + ", ".join(f"{k} {'yes' if v else 'NO'}" for k, v in self.codecs.items()))
         table.append(f"{'slides':<20} {self.slides}")
         table.append(f"{'window':<20} {self.opengl}")
@@ -86,6 +89,7 @@ def examine() -> Report:
     report = Report()
     _versions(report)
     _devices(report)
+    _networks(report)
     _codecs(report)
     _slides(report)
     _opengl(report)
@@ -131,6 +135,26 @@ def _devices(report: Report) -> None:
             report.backends[backend] = absent or "installed"
             if absent is not None and device.name == "cpu":
                 report.notes.append(absent)
+
+
+def _networks(report: Report) -> None:
+    from napari_medseg.case import InputError
+    from napari_medseg.networks import ARCHITECTURES
+
+    report.networks = {name: entry.missing or "can be built" for name, entry in ARCHITECTURES.items()}
+    zoo = [entry for entry in ARCHITECTURES.values() if entry.extra == "zoo"]
+    absent = next((entry.missing for entry in zoo if entry.missing), None)
+    if absent is not None:
+        report.notes.append(f"{len(zoo)} networks cannot be built: {absent}")
+        return
+    from napari_medseg.networks.torchvision_repair import repair_torchvision
+
+    try:
+        repaired = repair_torchvision()
+    except InputError as error:
+        report.problems.append(str(error))
+    else:
+        report.notes += [repaired] if repaired else []
 
 
 def _codecs(report: Report) -> None:
