@@ -190,6 +190,22 @@ _LINES: tuple[Architecture, ...] = (
         smallest=33,
     ),
     Architecture(
+        "attention_unet",
+        "U-Net with attention gates",
+        "attention_unet",
+        "AttentionUNet",
+        "Oktay et al., 2018; Gad et al., 2023",
+    ),
+    Architecture(
+        "pancreas_cascade",
+        "Organ, then lesion within it",
+        "pancreas_cascade",
+        "PancreasCascade",
+        "Qiu et al., 2024",
+        (2,),
+        smallest=64,
+    ),
+    Architecture(
         "six_network_ensemble",
         "Mean of six networks for photographs of lung",
         "six_network_ensemble",
