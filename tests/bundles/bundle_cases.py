@@ -8,6 +8,17 @@ from typing import Any
 
 from napari_medseg.bundles.checksums import write_sums
 
+METHODS = [
+    "classical_chan_vese",
+    "classical_chan_vese_volume",
+    "classical_level_set",
+    "classical_otsu_bright",
+    "classical_otsu_dark",
+    "classical_otsu_volume",
+    "classical_watershed_dark",
+]
+BUILT_IN = ["he_nuclei", "mr_hippocampus", *METHODS]
+
 
 def metadata(**medseg: Any) -> dict[str, Any]:
     """Metadata of a two-class, two-dimensional model."""

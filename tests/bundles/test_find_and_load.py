@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from napari_medseg.bundles import bundle_sha256, find, list_bundles, load_model
 from napari_medseg.case import InputError, MedsegError, RefusedError
-from tests.bundles.bundle_cases import inference, metadata, write_bundle
+from tests.bundles.bundle_cases import BUILT_IN, inference, metadata, write_bundle
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def test_bundles_are_found_everywhere_in_order(places):
     write_bundle(user / "mine")
     write_bundle(extra / "theirs", sums=False)
     found = list_bundles()
-    assert [e.id for e in found] == ["he_nuclei", "mr_hippocampus", "mine", "theirs"]
-    assert [e.source for e in found] == ["built-in", "built-in", "user folder", str(extra)]
-    mine, theirs = found[2:]
+    assert [e.id for e in found] == [*BUILT_IN, "mine", "theirs"]
+    assert [e.source for e in found] == [*(["built-in"] * len(BUILT_IN)), "user folder", str(extra)]
+    mine, theirs = found[-2:]
     assert mine.warning is None
     assert mine.sha256 == theirs.sha256 == find.file_sha256(user / "mine" / "models" / "model.safetensors")
     assert mine.size == (user / "mine" / "models" / "model.safetensors").stat().st_size
@@ -42,7 +42,7 @@ def test_the_extra_folder_may_be_a_bundle_itself(places, monkeypatch):
     _, extra = places
     write_bundle(extra / "one")
     monkeypatch.setenv("MEDSEG_BUNDLES", os.pathsep.join([str(extra / "one"), str(extra), str(extra / "not there")]))
-    assert [e.id for e in list_bundles()][2:] == ["one"]
+    assert [e.id for e in list_bundles()][len(BUILT_IN) :] == ["one"]
 
 
 def test_one_broken_bundle_is_listed_with_its_reason(places):
@@ -107,7 +107,7 @@ def test_ids_paths_and_relative_paths_lead_to_a_model(places, monkeypatch):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(places, tmp_path):
-    with pytest.raises(InputError, match="there is no model nothing; found are he_nuclei, mr_hippocampus"):
+    with pytest.raises(InputError, match=f"there is no model nothing; found are {', '.join(BUILT_IN)}, and the path"):
         load_model("nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is not a MONAI bundle"):

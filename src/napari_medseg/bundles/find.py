@@ -13,8 +13,11 @@ from napari_medseg.bundles.checksums import file_sha256, read_sums
 from napari_medseg.bundles.config import CONFIG_SUFFIXES, inside, read_config
 from napari_medseg.bundles.model import ModelCard
 from napari_medseg.case import InputError, MedsegError
+from napari_medseg.networks import ARCHITECTURES
 
 ENVIRONMENT = "MEDSEG_BUNDLES"
+# a safetensors file without tensors
+_EMPTY = 16
 _WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
 
 
@@ -46,6 +49,11 @@ class BundleEntry:
     size: int
     warning: str | None = None
 
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether it holds no weights at all, as a method that only follows rules."""
+        return self.card is not None and self.size <= _EMPTY
+
 
 def user_bundles() -> Path:
     """The folder where a user's own bundles are kept."""
@@ -70,6 +78,8 @@ def is_bundle(folder: Path) -> bool:
 def list_bundles() -> list[BundleEntry]:
     """All bundles found, built-in first; one that cannot be read is listed with a warning.
 
+    Within a source those that learned nothing come last: the first that fits an image is what is proposed.
+
     Of several with one id the first is used by that id; the others carry a warning and can be used by their path.
     """
     entries: list[BundleEntry] = []
@@ -82,7 +92,8 @@ def list_bundles() -> list[BundleEntry]:
         elif entry.warning is None:
             used[entry.id] = source
         entries.append(entry)
-    return entries
+    sources = list(dict.fromkeys(e.source for e in entries))
+    return sorted(entries, key=lambda e: (sources.index(e.source), e.learned_nothing))
 
 
 def describe(folder: Path, source: str) -> BundleEntry:
@@ -91,9 +102,16 @@ def describe(folder: Path, source: str) -> BundleEntry:
         card = read_card(read_config(folder, "metadata"), folder.name)
         weights = weights_file(folder)
         sha256 = read_sums(folder).get(weights.relative_to(folder).as_posix()) or file_sha256(weights)
-        return BundleEntry(card.id, folder, source, card, sha256, weights.stat().st_size)
+        return BundleEntry(card.id, folder, source, card, sha256, weights.stat().st_size, _missing(folder))
     except (MedsegError, OSError) as error:
         return BundleEntry(folder.name, folder, source, None, "", 0, str(error))
+
+
+def _missing(folder: Path) -> str | None:
+    """What must be installed before the bundle's network can be built."""
+    network = read_config(folder, "inference").get("network_def")
+    target = network.get("_target_") if isinstance(network, dict) else None
+    return next((e.missing for e in ARCHITECTURES.values() if e.target == target and e.missing), None)
 
 
 def weights_file(folder: Path) -> Path:

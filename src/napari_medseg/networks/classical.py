@@ -67,4 +67,5 @@ class ClassicalSegmenter(torch.nn.Module):
         found = [torch.from_numpy(self._method.run(one.float().cpu().numpy(), self._values)) for one in image]
         labels = torch.stack(found).long().clamp(max=self.out_channels - 1)
         maps = torch.nn.functional.one_hot(labels, self.out_channels).movedim(-1, 1)
-        return (_SURE * maps.float()).to(image.device)
+        # where the image carries what MONAI's writers need to know of it, the maps do as well
+        return _SURE * maps.to(image)

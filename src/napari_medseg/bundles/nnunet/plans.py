@@ -107,10 +107,10 @@ def read_labels(dataset: Mapping[str, Any]) -> tuple[dict[int, str], After]:
         The labels have gaps, no background, or are several regions that overlap.
     """
     given = {str(name): value for name, value in dataset["labels"].items() if name != "ignore"}
+    if given.get("background") != 0:
+        raise InputError("dataset.json names no background with the label 0, as nnU-Net v2 does.")
     regions = {n: v for n, v in given.items() if isinstance(v, list) and len(v) > 1}
     single = {n: int(v[0] if isinstance(v, list) else v) for n, v in given.items() if n not in regions}
-    if single.get("background") != 0:
-        raise InputError("dataset.json names no background with the label 0, as nnU-Net v2 does.")
     if regions and len(given) > 2:
         raise InputError(
             f"The labels {', '.join(regions)} are regions that overlap others; labels that exclude each other, or "

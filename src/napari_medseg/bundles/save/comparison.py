@@ -103,9 +103,7 @@ def _comparable(value: Any) -> Any:
     return [_comparable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def compare_output(
-    model: Model, tried: Sequence[tuple[torch.Tensor, torch.Tensor]], precision: Precision
-) -> None:
+def compare_output(model: Model, tried: Sequence[tuple[torch.Tensor, torch.Tensor]], precision: Precision) -> None:
     """Raise `InputError` where the stored network answers otherwise to the images of `try_network`."""
     import torch
 

@@ -25,6 +25,15 @@ _CACHES = frozenset({"__pycache__", ".DS_Store"})
 
 
 def target_folder(folder: str | Path | None, bundle_id: str, within: str | Path | None) -> Path:
+    """The folder to write, with links in its path followed; the user's own one of that id for ``None``.
+
+    Raises
+    ------
+    InputError
+        It cannot be called so, or its parent is not there.
+    RefusedError
+        It is a link, or lies outside `within`.
+    """
     if folder is None:
         user_bundles().mkdir(parents=True, exist_ok=True)
         folder = user_bundles() / bundle_id
@@ -41,6 +50,7 @@ def target_folder(folder: str | Path | None, bundle_id: str, within: str | Path 
 
 
 def require_free(target: Path, overwrite: bool) -> None:
+    """Raise `InputError` where something is there that may not be replaced."""
     if not target.exists():
         return
     if not overwrite:
@@ -69,6 +79,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def write_files(folder: Path, files: Mapping[str, str], stored: Mapping[str, torch.Tensor]) -> None:
+    """Write texts, by their path in the bundle, then weights and ``SHA256SUMS``."""
     from safetensors.torch import save_file
 
     for name, text in files.items():
@@ -81,6 +92,7 @@ def write_files(folder: Path, files: Mapping[str, str], stored: Mapping[str, tor
 
 
 def publish(written: Path, target: Path, overwrite: bool) -> None:
+    """Give a whole bundle its name; what had it before is put back where that fails."""
     require_free(target, overwrite)
     aside = written.parent / _ASIDE
     replaced = target.exists()

@@ -7,8 +7,8 @@ from typing import Any
 
 from napari_medseg.bundles.save.description import PICTURES, BundleDescription, FileKind
 from napari_medseg.bundles.save.folder import WEIGHTS
-from napari_medseg.bundles.save.plain import plain
-from napari_medseg.bundles.steps import After
+from napari_medseg.bundles.save.plain import plain_values
+from napari_medseg.bundles.steps import After, Tiling
 from napari_medseg.case import InputError
 
 _READERS = {"png": "PILReader", "npy": "NumpyReader", "nii.gz": "NibabelReader"}
@@ -17,6 +17,15 @@ _READERS = {"png": "PILReader", "npy": "NumpyReader", "nii.gz": "NibabelReader"}
 def inference_config(
     definition: dict[str, Any], description: BundleDescription, out_channels: int, kind: FileKind
 ) -> dict[str, Any]:
+    """Content of the file, for a network that makes `out_channels` maps and a folder of files of one `kind`.
+
+    Raises
+    ------
+    InputError
+        A step or the decoder cannot be written down.
+    RefusedError
+        MONAI would act on a value.
+    """
     image, pred = {"keys": "image"}, {"keys": "pred"}
     before, tiling, after = description.before, description.tiling, description.after
     channels = description.card.in_channels
@@ -63,16 +72,9 @@ def inference_config(
     described = {
         "network_def": definition,
         "before": given,
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(tiling.tile or ()),
-            "sw_batch_size": 1,
-            "overlap": tiling.overlap,
-            "mode": "gaussian",
-            "padding_mode": tiling.padding,
-        },
+        "inferer": {"_target_": "SimpleInferer"} if description.whole else _sliding_window(tiling),
     }
-    plain = plain(described, "inference", classes=True)
+    plain = plain_values(described, "inference", classes=True)
     return {
         "bundle_root": ".",
         "dataset_dir": "@bundle_root",
@@ -110,7 +112,19 @@ def inference_config(
     }
 
 
+def _sliding_window(tiling: Tiling) -> dict[str, Any]:
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": list(tiling.tile or ()),
+        "sw_batch_size": 1,
+        "overlap": tiling.overlap,
+        "mode": "gaussian",
+        "padding_mode": tiling.padding,
+    }
+
+
 def decoder_definition(after: After) -> dict[str, Any] | None:
+    """Class and arguments of the decoder of instances, if there is one; `InputError` where it is no dataclass."""
     decoder = after.instances
     if decoder is None:
         return None

@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from napari_medseg.bundles.instances import DistanceDecoder, WatershedDecoder
 from napari_medseg.bundles.model import ModelCard
 from napari_medseg.bundles.save.description import BundleDescription, FileKind
 from napari_medseg.bundles.save.inference_config import decoder_definition
-from napari_medseg.bundles.save.plain import plain
+from napari_medseg.bundles.save.plain import plain_values
 from napari_medseg.case.labels import palette_colour
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 
 def metadata(
-    definition: dict[str, Any], description: BundleDescription, out_channels: int, kind: FileKind
+    definition: dict[str, Any], description: BundleDescription, out_channels: int, kind: FileKind, count: int
 ) -> dict[str, Any]:
-    card, after, tile = description.card, description.after, description.tiling.tile or ()
+    """Content of the file, for a network of `count` weights that makes `out_channels` maps.
+
+    Raises
+    ------
+    InputError, RefusedError
+        As `plain_values` does.
+    """
+    card, after = description.card, description.after
     names = [label.name for label in card.labels]
-    if after.instances is not None:
-        made = ["foreground", "distance", "contact"] if out_channels == 3 else [f"map {k}" for k in range(out_channels)]
-    else:
-        made = names if after.threshold is not None else ["background", *names]
-    multiple = description.before.divisible_by
-    shared = {
-        "spatial_shape": [f"{m}*n" for m in multiple] if multiple else list(tile),
-        "dtype": "float32",
-        "is_patch_data": True,
-    }
+    made = _maps(description, out_channels)
+    shared = {"spatial_shape": _shape(description), "dtype": "float32", "is_patch_data": not description.whole}
     packages = [
         "safetensors",
         *(["nibabel"] if kind != "png" else []),
@@ -54,7 +54,7 @@ def metadata(
         "copyright": f"Copyright (c) {description.authors}",
         "license": card.licence,
         "data_type": kind,
-        "image_classes": ", ".join(card.channels),
+        "image_classes": ", ".join(card.channels) or "any number of channels",
         "label_classes": "0 background, " + ", ".join(f"{label.id} {label.name}" for label in card.labels),
         "pred_classes": ", ".join(made),
         "intended_use": card.intended_use,
@@ -101,17 +101,38 @@ def metadata(
             "reference_scores": dict(card.reference_scores),
             "unit": description.unit,
             "slices": description.slices,
+            "whole": description.whole,
             "limits": list(description.limits),
         },
-        "data_source": "; ".join(str(entry.get("name", "")) for entry in card.training_data) or "not stated",
+        "data_source": "; ".join(str(entry.get("name", "")) for entry in card.training_data)
+        or ("not stated" if count else "none: nothing was learned"),
         "eval_metrics": {
             f"{title}: {name}" if title else name: value
             for title, scores in scores_by_set(card).items()
             for name, value in scores.items()
         },
     }
-    checked: dict[str, Any] = plain(content, "metadata")
+    checked: dict[str, Any] = plain_values(content, "metadata")
     return checked
+
+
+def _maps(description: BundleDescription, out_channels: int) -> list[str]:
+    """Names of the network's maps."""
+    names, decoder = [label.name for label in description.card.labels], description.after.instances
+    if decoder is None:
+        return names if description.after.threshold is not None else ["background", *names]
+    if isinstance(decoder, DistanceDecoder) and out_channels == 3:
+        return ["foreground", "distance", "contact"]
+    if isinstance(decoder, WatershedDecoder):
+        return [*(["background"] if out_channels == 2 else [f"map {k}" for k in range(out_channels - 1)]), "foreground"]
+    return [f"map {k}" for k in range(out_channels)]
+
+
+def _shape(description: BundleDescription) -> list[str] | list[int]:
+    tile, multiple = description.tiling.tile or (), description.before.divisible_by
+    if description.whole:
+        multiple = (1,) * len(tile)
+    return [f"{m}*n" for m in multiple] if multiple else list(tile)
 
 
 def scores_by_set(card: ModelCard) -> dict[str, dict[str, Any]]:

@@ -18,24 +18,26 @@ _LICENCES = {
     "CC BY-NC 4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
     "CC BY-NC-SA 4.0": "https://creativecommons.org/licenses/by-nc-sa/4.0/",
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "BSD-3-Clause": "https://opensource.org/license/bsd-3-clause",
 }
 
 
 def readme_text(definition: Mapping[str, Any], description: BundleDescription, kind: FileKind, count: int) -> str:
-    card, before, tiling = description.card, description.before, description.tiling
+    """Text of ``docs/README.md``, for a network of `count` weights and a folder of files of one `kind`."""
+    card = description.card
     target = str(definition.get("_target_", ""))
     extra = next((e.extra for e in ARCHITECTURES.values() if e.target == target and e.extra), None)
-    grid = "the image's own grid"
-    if before.spacing is not None:
-        grid = " x ".join(f"{v:g}" for v in before.spacing) + f" {description.unit}"
-    shape = " x ".join(str(t) for t in tiling.tile or ())
     lines = [f"# {_line(card.name)}", "", card.description.strip(), ""]
-    lines += [f"Network: `{target}`, {count:,} weights; tiles of {shape} at {grid}.", ""]
+    lines += [f"Network: `{target}`, {f'{count:,}' if count else 'no'} weights; {_sight(description)}.", ""]
     lines += [f"Labels: {', '.join(f'{label.id} {_line(label.name)}' for label in card.labels)}; 0 is background.", ""]
-    lines += [f"**Intended use: {_line(card.intended_use)}.** Weights: {_line(card.licence)}.", "", "## Scores", ""]
+    lines += [
+        f"**Intended use: {_line(card.intended_use)}.** {'Weights' if count else 'Licence'}: {_line(card.licence)}.",
+        "",
+    ]
+    lines += ["## Scores", ""]
     lines += [*_table(card), "", f"How they were measured: {_line(card.validation)}.", "", "## Limits", ""]
     lines += [f"- {_line(limit)}." for limit in description.limits] or ["None are stated, which does not mean none."]
-    lines += ["", "## Trained on", "", *_trained_on(card), "", f"Recipe: {_line(card.recipe)}."]
+    lines += ["", "## Trained on", "", *_trained_on(card, count), "", f"Recipe: {_line(card.recipe)}."]
     lines += ["", "## Run it", "", "In napari-medseg: choose the card in the Segment dock, or"]
     lines += [f"`napari-medseg segment IMAGE -m {card.id} -o OUT.zarr`.", ""]
     extras = ",".join(["train", extra] if extra else ["train"])
@@ -43,9 +45,25 @@ def readme_text(definition: Mapping[str, Any], description: BundleDescription, k
     lines += [f"FOLDER holds `{kind}` files):", "", "```", "python -m monai.bundle run run --config_file " + INFERENCE]
     lines[-1] += " --dataset_dir FOLDER --output_dir OUT"
     lines += ["```"]
+    if card.in_channels == 0:
+        lines += [
+            "",
+            "The number of channels is stated as 0, which means any. MONAI runs the bundle all the same, but its",
+        ]
+        lines += ["`verify_net_in_out` takes the 0 for a number and cannot check the network."]
     if card.references:
         lines += ["", "## References", "", *(f"- {_line(r)}" for r in card.references)]
     return "\n".join(lines) + "\n"
+
+
+def _sight(description: BundleDescription) -> str:
+    """What the network sees at a time."""
+    before, grid = description.before, "the image's own grid"
+    if before.spacing is not None:
+        grid = " x ".join(f"{v:g}" for v in before.spacing) + f" {description.unit}"
+    shape = " x ".join(str(t) for t in description.tiling.tile or ())
+    seen = "the whole image at once," if description.whole else f"tiles of {shape}"
+    return f"{seen} at {grid}" + (", with any number of channels" if description.card.in_channels == 0 else "")
 
 
 def _line(text: Any) -> str:
@@ -63,7 +81,7 @@ def _table(card: ModelCard) -> list[str]:
     return [f"| {' | '.join(_line(cell) for cell in row)} |" for row in rows]
 
 
-def _trained_on(card: ModelCard) -> list[str]:
+def _trained_on(card: ModelCard, count: int) -> list[str]:
     entries = []
     for data in card.training_data:
         images = f"{data['images']} images" if "images" in data else None
@@ -71,16 +89,19 @@ def _trained_on(card: ModelCard) -> list[str]:
         more = (data.get("attribution"), data.get("note"))
         head = ", ".join(_line(v) for v in known if v)
         entries.append("- " + ". ".join([head, *(_line(v) for v in more if v)]) + ".")
-    return entries or ["- Not stated."]
+    return entries or ["- Not stated." if count else "- Nothing: there is nothing to learn."]
 
 
-def licence_text(description: BundleDescription) -> str:
+def licence_text(description: BundleDescription, count: int) -> str:
+    """Text of ``LICENSE``, for a network of `count` weights."""
     card = description.card
     address = _LICENCES.get(card.licence)
-    lines = [
-        f"The weights in this bundle ({WEIGHTS}) are licensed under {card.licence}{f', {address}' * bool(address)}"
-    ]
-    lines += ["", "They were trained on", *_trained_on(card)]
+    under = f"licensed under {card.licence}{f', {address}' * bool(address)}"
+    if count:
+        lines = [f"The weights in this bundle ({WEIGHTS}) are {under}", ""]
+        lines += ["They were trained on", *_trained_on(card, count)]
+    else:
+        lines = [f"This bundle is {under}", "", "It holds no weights: nothing was learned."]
     lines += ["", "The configuration files are licensed like the software that wrote them (BSD-3-Clause)."]
     lines += [f"No warranty. Intended use: {_line(card.intended_use)}."]
     if description.licence_text is not None:

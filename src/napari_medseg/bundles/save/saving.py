@@ -54,7 +54,8 @@ def save_bundle(
     network
         ``network_def``, as `Architecture.definition` makes it, or an architecture to be used with `parameters`.
     weights
-        State dictionary, or a file of one (safetensors, or ``torch.save`` of tensors only).
+        State dictionary, or a file of one (safetensors, or ``torch.save`` of tensors only); empty for a method that
+        has none.
     description
         Everything else.
     parameters
@@ -79,17 +80,6 @@ def save_bundle(
     RefusedError
         The folder lies outside `within`, or the bundle would run code.
     """
-    _check_texts(description.card)
-    target = _target(folder, description.card.id, within)
-    _require_free(target, overwrite)
-    definition = _definition(network, parameters)
-    state = _state(weights)
-    image, expected = _forward(definition, state, description)
-    files = _files(definition, description, expected.shape[1], _weights_count(state))
-    stored = _stored(state, precision)
-    with _staged(target) as written:
-        _write(written, files, stored)
-        model = load_model(written, trust=set())
     check_texts(description.card)
     target = place.target_folder(folder, description.card.id, within)
     place.require_free(target, overwrite)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_state(weights: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Tensor]:
+    """The state dictionary, read from a file where it is one; `InputError` where there is none."""
     if not isinstance(weights, str | Path):
         return dict(weights)
     path = Path(weights).expanduser()
@@ -24,10 +25,12 @@ def read_state(weights: Mapping[str, torch.Tensor] | str | Path) -> dict[str, to
 
 
 def weights_count(state: Mapping[str, torch.Tensor]) -> int:
+    """Number of learned values: running statistics and counts are none."""
     return sum(v.numel() for name, v in state.items() if v.is_floating_point() and ".running_" not in f".{name}")
 
 
 def fill(network: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Put the weights into the network; `InputError` where they do not fit the network of the bundle `name`."""
     try:
         network.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
@@ -36,6 +39,13 @@ def fill(network: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str)
 
 
 def stored_weights(state: Mapping[str, torch.Tensor], precision: Precision) -> dict[str, torch.Tensor]:
+    """The weights as they are stored: floats at `precision`, running statistics always as float32.
+
+    Raises
+    ------
+    InputError
+        A value is no number, or too large for the precision.
+    """
     import torch
 
     stored = {}
