@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file to write the scores to")
     options = parser.parse_args(arguments)
     run = SegmentOptions(device=options.device, precision=options.precision)
-    names = options.model or [e.id for e in list_bundles() if e.source == "built-in" and e.warning is None]
+    names = options.model or [e.id for e in list_bundles() if e.source == "built-in" and not e.learned_nothing]
     results = []
     for name in names:
         try:

@@ -74,6 +74,7 @@ def describe_model(entry: BundleEntry) -> dict[str, Any]:
         "id": entry.id,
         "sha256": entry.sha256,
         "size": entry.size,
+        "learned_nothing": entry.learned_nothing,
         "source": entry.source,
         "problem": entry.warning,
     }

@@ -84,15 +84,17 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json({"models": entries})
         return
+    wide = max((len(entry["id"]) for entry in entries), default=0)
     for entry in entries:
         if entry["problem"]:
-            typer.echo(f"{entry['id']:<18} cannot be used by this id: {entry['problem']}")
+            typer.echo(f"{entry['id']:<{wide}} cannot be used by this id: {entry['problem']}")
             continue
-        size = f"{entry['size'] / 1e6:.1f} MB"
+        size = "no weights" if entry["learned_nothing"] else f"{entry['size'] / 1e6:.1f} MB"
         modality = ",".join(entry["modality"])
         names = ", ".join(label["name"] for label in entry["labels"])
-        typer.echo(f"{entry['id']:<18} {modality:<6} {size:>8}  {names}  ({entry['licence']}; {entry['source']})")
-        typer.echo(f"{'':<18} {in_words(entry['reference_scores'])}")
+        typer.echo(f"{entry['id']:<{wide}} {modality}  {size}  {names}  ({entry['licence']}; {entry['source']})")
+        scores = in_words(entry["reference_scores"]) if entry["reference_scores"] else "not scored"
+        typer.echo(f"{'':<{wide}} {scores}")
 
 
 def export(
