@@ -15,6 +15,7 @@ from napari_medseg.bundles import load_model
 from napari_medseg.bundles.intensity import IntensityPlan, intensity_step
 from napari_medseg.bundles.model import Model, ModelCard
 from napari_medseg.case import LabelTable
+from napari_medseg.networks import find_architecture
 
 NetworkName = Literal["unet", "unet-head", "segformer", "he_nuclei", "quick"]
 
@@ -37,21 +38,6 @@ class GivenModel(Model):
     def network(self) -> torch.nn.Module:
         """A copy of the network, in evaluation mode."""
         return copy.deepcopy(self.module).eval()
-
-
-class SegFormer(torch.nn.Module):
-    """SegFormer-b0 of transformers with random weights; its logits are brought from a quarter to full size."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-        self.network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
-
-    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Logits ``(n, classes, y, x)`` of tiles ``(n, 3, y, x)``."""
-        logits = self.network(pixel_values=tiles).logits
-        return torch.nn.functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 class Nuclei(torch.nn.Module):
@@ -126,7 +112,7 @@ def _network(name: NetworkName, dims: int, classes: int) -> torch.nn.Module:
     if name == "he_nuclei":
         return Nuclei()
     if name == "segformer":
-        return SegFormer(classes)
+        return find_architecture("segformer_b0").build(out_channels=classes)
     if name == "quick":
         return torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
