@@ -152,17 +152,11 @@ def export_weights(trained: str | Path, target: str | Path) -> None:
 
     Raises
     ------
-    OverflowError
-        A weight lies outside the range of float16.
+    InputError
+        A weight is no number, or lies outside the range of float16.
     """
-    import torch
     from safetensors.torch import load_file, save_file
 
-    small = {}
-    for name, values in load_file(trained).items():
-        # variances of early layers pass 65504, the largest float16
-        keep = not values.is_floating_point() or ".running_" in name
-        small[name] = values if keep else values.half()
-        if not torch.isfinite(small[name]).all():
-            raise OverflowError(f"{name} holds {values.abs().max():g}, which float16 cannot")
-    save_file(small, target)
+    from napari_medseg.bundles.save.weights import stored_weights
+
+    save_file(stored_weights(load_file(trained), "float16"), target)

@@ -141,7 +141,7 @@ def _whole(ours: Mapping[str, Any], name: str) -> bool:
 def _slices(ours: Mapping[str, Any], spatial_dims: int, in_channels: int, name: str) -> int:
     slices = ours.get("slices", 1)
     whole = isinstance(slices, int) and not isinstance(slices, bool) and slices > 0 and slices % 2 == 1
-    if not whole or (slices > 1 and (spatial_dims != 2 or in_channels % slices)):
+    if not whole or (slices > 1 and (spatial_dims != 2 or in_channels == 0 or in_channels % slices)):
         raise InputError(
             f"{name}: reads {slices!r} slices; an odd number that divides the {in_channels} channels of a "
             "two-dimensional network is expected"
