@@ -133,9 +133,9 @@ class Worker:
             assert self._events is not None and self._pixels is not None
             try:
                 self._events.send(request)
-                if image is not None:
-                    threading.Thread(target=_serve, args=(self._pixels, image), daemon=True).start()
-                return self._answer(progress)
+                if image is None:
+                    return self._answer(progress)
+                return self._answer(progress, _start_serving(self._pixels, image))
             except (EOFError, OSError) as error:
                 process = self._process
                 code = process.wait() if process is not None else None
@@ -167,8 +167,12 @@ class Worker:
                 self._pixels = _accept(listener, process, progress)
                 self._process = process
 
-    def _answer(self, progress: Progress) -> Any:
-        """Follow the child until its answer; pass on the wish to stop."""
+    def _answer(self, progress: Progress, server: threading.Thread | None = None) -> Any:
+        """Follow the child until its answer; pass on the wish to stop.
+
+        The server of this image's pixels has ended before the answer is handed on: it would answer the next
+        run's requests with this image.
+        """
         assert self._events is not None
         asked = False
         phase = ("", 0)
@@ -192,6 +196,8 @@ class Worker:
                 done = content.done
                 continue
             self._events.send("answered")
+            if server is not None:
+                server.join()
             if kind == "error":
                 raise content
             return content
@@ -265,6 +271,12 @@ class _Pixels:
         """Tell the window's process that nothing more will be asked."""
         with self._lock:
             self._connection.send(None)
+
+
+def _start_serving(connection: Connection, image: MedicalImage) -> threading.Thread:
+    thread = threading.Thread(target=_serve, args=(connection, image), daemon=True)
+    thread.start()
+    return thread
 
 
 def _serve(connection: Connection, image: MedicalImage) -> None:
