@@ -110,7 +110,7 @@ def test_unknown_names_are_answered_with_the_known_ones(places, tmp_path):
     with pytest.raises(InputError, match=f"there is no model nothing; found are {', '.join(BUILT_IN)}, and the path"):
         load_model("nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="is not a MONAI bundle"):
+    with pytest.raises(InputError, match="is neither a MONAI bundle nor a results folder"):
         load_model(tmp_path / "empty")
     with pytest.raises(InputError, match=r"there is no model .*nowhere"):
         load_model(tmp_path / "nowhere")

@@ -1,6 +1,7 @@
 """Real docks in a real window, used as a person uses them: by mouse and keys."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,11 +11,14 @@ from napari.layers import Labels, Layer
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QFileDialog, QLineEdit, QWidget
 
+from napari_medseg.bundles import user_bundles
+from napari_medseg.bundles.checksums import write_sums
 from napari_medseg.case import Geometry, LabelTable, MedicalImage, Modality, Segmentation
 from napari_medseg.desk.layers import image_layers, labels_layer, segmentation
 from napari_medseg.desk.regions import SLICE
+from tests.threshold_bundle import write_threshold_bundle
 
 PLUGIN = "napari-medseg"
 
@@ -224,6 +228,25 @@ def test_device_reason_is_shown_without_loading_torch_here(qtbot, open_dock, sli
 
 
 # -- Export ----------------------------------------------------------------------------------------
+
+
+def test_a_model_is_added_by_its_folder_and_ticked(open_dock, slide, qtbot, tmp_path, monkeypatch):
+    source = tmp_path / "theirs"
+    write_threshold_bundle(source, spatial_dims=2, channels=3, level=99.5, modality="SM")
+    write_sums(source)
+    _, dock = open_dock("Segment", slide)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(source))
+    try:
+        qtbot.mouseClick(dock.add, Qt.MouseButton.LeftButton)
+        assert not dock.add.isEnabled()
+        qtbot.waitUntil(dock.add.isEnabled, timeout=60_000)
+        assert "theirs" in [e.id for e in dock.models.ticked]
+        assert dock.message.text() == "theirs was added to your models and is ticked."
+        qtbot.mouseClick(dock.add, Qt.MouseButton.LeftButton)
+        qtbot.waitUntil(dock.add.isEnabled, timeout=60_000)
+        assert "theirs: already exists" in dock.message.text()
+    finally:
+        shutil.rmtree(user_bundles() / "theirs", ignore_errors=True)
 
 
 @pytest.fixture

@@ -71,3 +71,12 @@ def test_a_method_that_needs_scribbles_is_no_model() -> None:
         ClassicalSegmenter(method="random_forest")
     with pytest.raises(InputError, match="classes"):
         ClassicalSegmenter(values={"classes": 1})
+
+
+def test_options_of_tiles_are_said_to_be_left_out(tmp_path: Path) -> None:
+    geometry = Geometry.from_spacing((80, 90), (1.0, 1.0), "mm")
+    image = MedicalImage((graded((80, 90)),), "yx", geometry, Modality.US, "arbitrary", name="grey")
+    plain = segment(image, otsu_model(), tmp_path / "a.zarr", SegmentOptions())
+    assert not any("left out" in w for w in plain.report.warnings)
+    asked = segment(image, otsu_model(), tmp_path / "b.zarr", SegmentOptions(overlap=0.5, margin=3))
+    assert any("has no tiles: overlap and margin were left out" in w for w in asked.report.warnings)

@@ -124,7 +124,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def find_bundle(id_or_path: str | Path) -> tuple[Path, str]:
-    """Find a bundle by id or by path.
+    """Find a bundle by id or by path; a results folder of nnU-Net v2, or one of its folds, counts as one.
 
     Returns
     -------
@@ -146,8 +146,18 @@ def find_bundle(id_or_path: str | Path) -> tuple[Path, str]:
     path = Path(id_or_path).expanduser()
     if is_bundle(path):
         return path.resolve(), str(path.resolve().parent)
+    if path.is_dir():
+        # converting saves a bundle, and saving one reads it with this module
+        from napari_medseg.bundles.nnunet.kept import kept_bundle
+        from napari_medseg.bundles.nnunet.results import results_folder
+
+        if results_folder(path.resolve()) is not None:
+            return kept_bundle(path), "nnU-Net results"
     if path.exists():
-        raise InputError(f"{text} is not a MONAI bundle: it has no configs/metadata.json")
+        raise InputError(
+            f"{text} is neither a MONAI bundle nor a results folder of nnU-Net v2: it has no configs/metadata.json "
+            "and no plans.json with dataset.json."
+        )
     broken = next((e for e in known if e.id == text), None)
     if broken is not None:
         raise InputError(f"the bundle {text} cannot be used: {broken.warning}")

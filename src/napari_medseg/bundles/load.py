@@ -32,7 +32,8 @@ def load_model(id_or_path: str | Path, trust: set[str] | None = None) -> Model:
     Parameters
     ----------
     id_or_path
-        Id of a bundle that `list_bundles` finds, or a bundle's folder.
+        Id of a bundle that `list_bundles` finds, a bundle's folder, or a results folder of nnU-Net v2 (or one of its
+        folds), which is made into a bundle first.
     trust
         Hashes (`bundle_sha256`) of bundles whose code may run; those the user stored when left out.
 

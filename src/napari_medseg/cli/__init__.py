@@ -29,7 +29,15 @@ app = typer.Typer(
 )
 
 
-for _command in (commands.demo, commands.doctor, commands.info, commands.models, segmenting.segment, commands.export):
+for _command in (
+    commands.demo,
+    commands.doctor,
+    commands.info,
+    commands.models,
+    commands.add,
+    segmenting.segment,
+    commands.export,
+):
     app.command()(_command)
 
 # typer brings click along in some versions and uses the installed one in others; its base of all usage errors:

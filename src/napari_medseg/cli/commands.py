@@ -1,4 +1,4 @@
-"""The commands that take no model: demo, doctor, info, models, export."""
+"""The commands that run no model: demo, doctor, info, models, add, export."""
 
 from __future__ import annotations
 
@@ -95,6 +95,35 @@ def models(as_json: Json = False) -> None:
         typer.echo(f"{entry['id']:<{wide}} {modality}  {size}  {names}  ({entry['licence']}; {entry['source']})")
         scores = in_words(entry["reference_scores"]) if entry["reference_scores"] else "not scored"
         typer.echo(f"{'':<{wide}} {scores}")
+
+
+def add(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A MONAI bundle, or a results folder of nnU-Net v2 (or one of its folds).", readable=False),
+    ],
+    fold: Annotated[str | None, typer.Option(help="Which fold of a results folder with several.")] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPL",
+            help="Where the axes (z, y, x) of nnU-Net's training files pointed; it does not write that down.",
+        ),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of nnU-Net's weights.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Put a model among your own, so that it is listed and used by its id."""
+    from napari_medseg.bundles.add import add_model
+
+    model = add_model(path, fold=fold, orientation=orientation, licence=licence, overwrite=overwrite)
+    if as_json:
+        print_json({"id": model.card.id, "path": str(model.path), "sha256": model.sha256, "size": model.size})
+    else:
+        typer.echo(
+            f"{model.card.id} is among your models now: napari-medseg segment IMAGE -m {model.card.id} -o OUT.zarr"
+        )
 
 
 def export(

@@ -102,6 +102,10 @@ class Worker:
         """Which devices can be chosen. Blocks while the child loads torch: call it in a job."""
         return self._ask(("devices",), progress, None)
 
+    def add_model(self, folder: str, *, progress: Progress) -> str:
+        """Put a bundle or a results folder of nnU-Net among the user's models; its id. Blocks: call it in a job."""
+        return str(self._ask(("add", folder), progress, None))
+
     @property
     def pid(self) -> int | None:
         """The child's process id while it lives."""
@@ -326,6 +330,11 @@ def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress)
 def _answer_to(kind: str, arguments: list[Any], pixels: _Pixels, progress: Progress) -> Any:
     if kind == "devices":
         return _devices()
+    if kind == "add":
+        from napari_medseg.bundles.add import add_model
+
+        progress.begin(1, "reading the model")
+        return add_model(arguments[0]).card.id
     image, run = arguments
     return _segment(image, run, pixels, progress)
 

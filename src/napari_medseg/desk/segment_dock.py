@@ -9,7 +9,7 @@ from napari.layers import Image, Layer, Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QComboBox, QLabel
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton
 
 from napari_medseg.bundles import list_bundles
 from napari_medseg.case import InputError, MedicalImage
@@ -39,6 +39,10 @@ class SegmentDock(Dock):
         self.worker: Worker = shared_worker()
         self.models = ModelPicker()
         self.column.addWidget(self.models)
+        self.add = QPushButton("&Add a model…")
+        self.add.setToolTip("Copy a MONAI bundle, or make one of a results folder of nnU-Net v2, among your models")
+        self.add.clicked.connect(self._ask_for_model)
+        self.column.addWidget(self.add)
 
         choices = new_form()
         self.region = QComboBox()
@@ -91,6 +95,32 @@ class SegmentDock(Dock):
             except InputError as error:
                 self.message.warn(str(error))
         self.models.show_entries(list_bundles(), image)
+
+    def _ask_for_model(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A MONAI bundle or a results folder of nnU-Net v2")
+        if folder:
+            self.add_model(folder)
+
+    def add_model(self, folder: str) -> None:
+        """Put the model in `folder` among the user's own and tick it."""
+        work = Work(self.worker.add_model, folder)
+        work.done.connect(self._show_added)
+        work.failed.connect(self._say_failure)
+        work._ended.connect(lambda: self.add.setEnabled(True))
+        self.add.setEnabled(False)
+        self.message.say("Reading the model.")
+        work.start()
+
+    def _show_added(self, model_id: str) -> None:
+        self.show_layer()
+        if any(e.id == model_id for e in self.models.shown):
+            self.models.tick(model_id)
+            self.message.say(f"{model_id} was added to your models and is ticked.")
+        else:
+            self.message.warn(
+                f"{model_id} was added to your models; it was not made for this image, so tick "
+                "“Show models for other kinds of image” to see it."
+            )
 
     def _offer_regions(self, event: Any = None) -> None:
         chosen = self.region.currentText()

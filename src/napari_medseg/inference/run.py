@@ -265,5 +265,5 @@ class Run:
             tiles=tiles,
             ladder=tuple(self.ledger.ladder),
             tissue=None if mask is None else mask.to_dict(),
-            warnings=(*task.image.warnings, *doubts(task.image, task.model)),
+            warnings=(*task.image.warnings, *task.unused, *doubts(task.image, task.model)),
         )

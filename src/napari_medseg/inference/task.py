@@ -119,6 +119,16 @@ class Task:
             )
         return TilePlan(shape, tile, overlap, None, back.flips, margin)
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What was asked for and means nothing to this model, as sentences."""
+        given = {"overlap": self.options.overlap, "margin": self.options.margin or None}
+        named = [name for name, value in given.items() if value is not None]
+        if not self.model.whole or not named:
+            return ()
+        words = f"{' and '.join(named)} {'was' if len(named) == 1 else 'were'}"
+        return (f"Model {self.model.card.id} looks at everything at once and has no tiles: {words} left out.",)
+
     def _one_tile(self, shape: tuple[int, ...], flips: tuple[bool, ...]) -> TilePlan:
         """A single tile, for a model that must see everything at once."""
         values = int(np.prod(shape)) * max(1, len(self.channels))

@@ -25,9 +25,18 @@ if TYPE_CHECKING:
     import torch
 
 _TARGET = "napari_medseg.networks.nnunet.PlainConvUNet"
+CHECKPOINT = "checkpoint_final.pth"
 _PICTURES = "NaturalImage2DIO"
 # where the axes of an array point that nnU-Net turned itself: nibabel's RAS, reversed
 _TURNED = {"NibabelIOWithReorient": ("S", "A", "R")}
+
+
+def results_folder(path: Path) -> tuple[Path, str | None] | None:
+    """The results folder that `path` is, or of which it is one fold; and that fold."""
+    for folder, fold in ((path, None), (path.parent, path.name.removeprefix("fold_"))):
+        if (folder / "plans.json").is_file() and (folder / "dataset.json").is_file():
+            return (folder, fold) if fold is None or path.name.startswith("fold_") else None
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +87,7 @@ class NNUNetResults:
     dataset_json: Mapping[str, Any] = field(repr=False)
 
 
-def describe_nnunet(
-    folder: str | Path, fold: str | None = None, *, checkpoint: str = "checkpoint_final.pth"
-) -> NNUNetResults:
+def describe_nnunet(folder: str | Path, fold: str | None = None, *, checkpoint: str = CHECKPOINT) -> NNUNetResults:
     """Read a results folder (``nnUNetTrainer__nnUNetPlans__3d_fullres`` and the like).
 
     Parameters
@@ -101,20 +108,38 @@ def describe_nnunet(
     """
     path = Path(folder).expanduser()
     plans, dataset = _json(path, "plans.json"), _json(path, "dataset.json")
-    folds = tuple(sorted(p.parent.name.removeprefix("fold_") for p in path.glob(f"fold_*/{checkpoint}")))
-    if not folds:
-        raise InputError(f"{path.name} has no fold_*/{checkpoint}, so it is no results folder of nnU-Net v2.")
-    if fold is None and len(folds) > 1:
-        raise InputError(f"{path.name} has the folds {', '.join(folds)}; say which one, each becomes a model.")
-    chosen = folds[0] if fold is None else str(fold)
-    if chosen not in folds:
-        raise InputError(f"{path.name} has no fold {chosen}; there are {', '.join(folds)}.")
+    chosen = the_fold(path, fold, checkpoint)
     stored = read_checkpoint(path / f"fold_{chosen}" / checkpoint)
     name = str(stored["init_args"].get("configuration", path.name.rpartition("__")[2]))
     try:
-        return _results(path, plans, dataset, stored, name, chosen, folds)
+        return _results(path, plans, dataset, stored, name, chosen, _folds(path, checkpoint))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{path.name}: its plans cannot be read as those of nnU-Net v2: {error!r}.") from error
+
+
+def the_fold(folder: Path, fold: str | None, checkpoint: str) -> str:
+    """The fold asked for, or the only one there is.
+
+    Raises
+    ------
+    InputError
+        There is none, or several and none was asked for.
+    """
+    folds = _folds(folder, checkpoint)
+    if not folds:
+        raise InputError(f"{folder.name} has no fold_*/{checkpoint}, so it is no results folder of nnU-Net v2.")
+    if fold is None and len(folds) > 1:
+        raise InputError(
+            f"{folder.name} has the folds {', '.join(folds)}; say which one, for instance by the path of "
+            f"fold_{folds[0]}; each becomes a model."
+        )
+    if fold is not None and fold not in folds:
+        raise InputError(f"{folder.name} has no fold {fold}; there are {', '.join(folds)}.")
+    return folds[0] if fold is None else fold
+
+
+def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
+    return tuple(sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{checkpoint}")))
 
 
 def _results(
@@ -196,7 +221,7 @@ def _scores(path: Path, fold: str) -> dict[str, float]:
 
 
 def _limits(spacing: Any, orientation: Any, dims: int, mirrored: Sequence[int] | None) -> list[str]:
-    limits = []
+    limits = ["nnU-Net spreads its tiles evenly; here they lie one step apart and the last ones overlap more"]
     if spacing is not None:
         limits.append("nnU-Net resamples images with cubic splines; here it is linear interpolation")
     if mirrored:

@@ -53,6 +53,11 @@ class ModelPicker(QWidget):
             entry for row, entry in enumerate(self._shown) if self.list.item(row).checkState() == Qt.CheckState.Checked
         ]
 
+    @property
+    def shown(self) -> list[BundleEntry]:
+        """The models in the list, in its order."""
+        return list(self._shown)
+
     def tick(self, model_id: str, on: bool = True) -> None:
         """Tick the model called `model_id`."""
         row = next(k for k, entry in enumerate(self._shown) if entry.id == model_id)
