@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from napari_medseg.bundles import list_bundles
-from napari_medseg.case import Geometry, MedicalImage, Modality
-from napari_medseg.desk import contrast
+from napari_medseg.case import Geometry, MedicalImage, Modality, contrast
 from napari_medseg.desk.facts import facts_of
 from napari_medseg.desk.pieces.model_picker import card_html, fits, scores_in_words
 from napari_medseg.desk.segmenting import amounts

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 
-from napari_medseg.case import InputError, MedicalImage
-from napari_medseg.desk import contrast
+from napari_medseg.case import InputError, MedicalImage, contrast
 from napari_medseg.desk.facts import facts_of
 from napari_medseg.desk.layers import ImageRecord, medical_image, record_of
 from napari_medseg.desk.pieces.dock import Dock, new_form

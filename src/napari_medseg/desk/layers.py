@@ -21,8 +21,8 @@ from napari_medseg.case import (
     Source,
     Step,
 )
+from napari_medseg.case.contrast import first_window
 from napari_medseg.case.geometry import FloatArray, Unit
-from napari_medseg.desk.contrast import first_window
 from napari_medseg.desk.label_colours import colormap_of, names_of
 from napari_medseg.desk.placement import Placement, geometry_of_affine
 

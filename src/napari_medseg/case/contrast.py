@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_medseg.case import MedicalImage, Modality
+from napari_medseg.case.image import MedicalImage, Modality
 
 _SAMPLE = 65_536
 
