@@ -238,6 +238,8 @@ class Run:
             "resumed": self.before is not None,
             "software": {"napari-medseg": __version__, "torch": torch.__version__, "monai": monai.__version__},
             "seconds": round(seconds, 3),
+            "peak_memory": peak_rss(),
+            "peak_device_memory": peak_device_memory(self.compute.device.name),
         }
 
     def _report(self, voxels: dict[int, int], seconds: float, tiles: dict[str, int]) -> SegmentReport:

@@ -22,6 +22,7 @@ from napari_medseg.inference.compute.backends import (
     onnx_runner,
     openvino_runner,
 )
+from napari_medseg.inference.compute.backends import cache as keeping
 from napari_medseg.inference.compute.backends import choose as choosing
 from napari_medseg.inference.compute.backends.cache import cache_folder
 from napari_medseg.inference.compute.devices import Device
@@ -626,3 +627,27 @@ def test_a_network_with_a_threshold_inside_survives_export():
     for backend in EXPORTS:
         choice = choose_runner(make_model(network), network, CPU, backend, tiles)
         np.testing.assert_allclose(choice.runner(tiles), network(tiles), atol=1e-6)
+
+
+def test_exports_not_used_for_longest_go_when_there_are_too_many(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_LARGEST_BYTES", 250)
+    kept = keeping.BackendCache(tmp_path)
+
+    def use(number: int, made: list[int]) -> None:
+        def make() -> dict[str, bytes]:
+            made.append(number)
+            return {".a": bytes(60), ".b": bytes(40)}
+
+        kept.files("export", {"number": number}, (".a", ".b"), make)
+        # times of files are coarse on some systems
+        for age, path in enumerate(sorted(tmp_path.glob("*.json"), key=lambda p: p.stat().st_mtime_ns, reverse=True)):
+            os.utime(path, (1e9 - age, 1e9 - age))
+
+    kept.keep_decision({"anything": 1}, {"candidate": "torch"})
+    made: list[int] = []
+    for number in (1, 2, 1, 3, 1, 2):
+        use(number, made)
+    # 1 was used again before 3 came, so 2 went
+    assert made == [1, 2, 3, 2]
+    assert kept.decision({"anything": 1}) == {"candidate": "torch"}
+    assert len(list(tmp_path.glob("export-*"))) == 6

@@ -1,4 +1,7 @@
-"""Exported networks and measured decisions, kept on disk between runs. Everything here can be deleted at any time."""
+"""Exported networks and measured decisions, kept on disk between runs. Everything here can be deleted at any time.
+
+Exports that were not used for the longest time go when together they pass 4 GiB.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +23,7 @@ from napari_medseg import __version__
 from napari_medseg.bundles.model import Model
 
 ENVIRONMENT = "MEDSEG_CACHE"
+_LARGEST_BYTES = 4 << 30
 
 Key = Mapping[str, Any]
 """What an entry depends on; plain numbers, strings and lists. Another key is another entry."""
@@ -75,6 +80,7 @@ class BackendCache:
                 _write(path.with_name(path.name + suffix), content)
             # last, so that a record never speaks of files that are not there
             _write(path.with_name(path.name + ".json"), json.dumps(record, indent=1).encode())
+            _prune(self.folder, keep=path.name)
         except OSError as error:
             note = f"{note} The export could not be kept in {self.folder}: {error.strerror}.".strip()
         return files, note
@@ -160,7 +166,25 @@ def _read(path: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, bytes] | Non
         whole = all(hashlib.sha256(files[s]).hexdigest() == stated[s] for s in suffixes)
     except (OSError, ValueError, LookupError, TypeError):
         whole = False
-    return (files, "") if whole else (None, "The cached export was damaged and was made again.")
+    if not whole:
+        return None, "The cached export was damaged and was made again."
+    with suppress(OSError):
+        # a cache that cannot be written to is good enough to read from
+        os.utime(listed)
+    return files, ""
+
+
+def _prune(folder: Path, keep: str) -> None:
+    """Delete the exports that were not used for the longest time, until the rest is no larger than allowed."""
+    records = [(path.stat().st_mtime, path) for path in folder.glob("*.json") if not path.name.startswith("decision-")]
+    room = _LARGEST_BYTES
+    for _, record in sorted(records, reverse=True):
+        files = [path for path in folder.glob(f"{record.stem}*") if path != record]
+        room -= sum(path.stat().st_size for path in files)
+        if room < 0 and record.stem != keep:
+            # the record first: it never speaks of files that are not there
+            for path in (record, *files):
+                path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:
