@@ -18,7 +18,7 @@ import typer
 
 from napari_medseg import __version__
 from napari_medseg.case import CancelledError, MedsegError
-from napari_medseg.cli import commands, segmenting
+from napari_medseg.cli import commands, comparing, evaluating, segmenting
 
 app = typer.Typer(
     name="napari-medseg",
@@ -36,6 +36,8 @@ for _command in (
     commands.models,
     commands.add,
     segmenting.segment,
+    evaluating.evaluate,
+    comparing.compare,
     commands.export,
 ):
     app.command()(_command)

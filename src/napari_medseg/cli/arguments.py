@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import typer
 
-from napari_medseg.case import InputError
+from napari_medseg.case import InputError, MedicalImage, Segmentation
 
-if TYPE_CHECKING:
-    from napari_medseg.case import MedicalImage
+OnGrid = TypeVar("OnGrid", MedicalImage, Segmentation)
 
 
 def refuse_same(source: Path, out: Path) -> None:
@@ -58,8 +57,19 @@ def parsed_bytes(text: str) -> int:
     return size
 
 
-def with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
-    """The image with the spacing that ``0.5,0.5um`` states for one that states none."""
+def labels_and_doubts(path: Path, name: str | None) -> tuple[Segmentation, list[str]]:
+    """The labels of a file or store, and what a person should know about them, one sentence each."""
+    from napari_medseg.io import open_segmentation
+    from napari_medseg.io.formats import format_of, says_labels
+
+    segmentation = open_segmentation(path, name=name)
+    if format_of(path.expanduser()).module == "ome_zarr" or says_labels(path):
+        return segmentation, []
+    return segmentation, [f"{path.name}: does not say that it holds labels; its whole numbers were taken as ids."]
+
+
+def with_spacing(image: OnGrid, text: str | None) -> OnGrid:
+    """The image or labels with the spacing that ``0.5,0.5um`` states for those that state none."""
     from dataclasses import replace
 
     if text is None:
@@ -71,8 +81,8 @@ def with_spacing(image: MedicalImage, text: str | None) -> MedicalImage:
             raise ValueError(unit)
         geometry = image.geometry.with_spacing(steps, "mm" if unit == "mm" else "um")
     except ValueError as error:
-        axes = ",".join(image.spatial_axes)
+        axes = ",".join(image.geometry.axes)
         raise typer.BadParameter(f"{text!r} is not of the form {axes} followed by mm or um, e.g. 0.5,0.5um") from error
     if image.geometry.unit is not None:
-        raise InputError(f"{image.name}: states its spacing itself; --spacing is for images that do not.")
+        raise InputError(f"{image.name}: states its spacing itself; --spacing is for those that do not.")
     return replace(image, geometry=geometry)

@@ -1,0 +1,1 @@
+"""How good labels are, where they are wrong, and which of several is better. Headless."""
