@@ -48,6 +48,8 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/engine_3d.py --memory 384 --classes 100
 	$(BIN)/python benchmarks/engine_scaling.py
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/metrics_objects.py
+	$(BIN)/python benchmarks/error_maps.py
 
 clean:
 	rm -rf build dist $(VENV)

@@ -69,7 +69,7 @@ def main() -> None:
             "import_napari_medseg_adds_ms": milliseconds(_IMPORT, options.repeats),
             **{
                 f"open_{name.lower()}_dock_ms": milliseconds(_DOCK.format(name=name), options.repeats)
-                for name in ("Case", "Segment", "Export")
+                for name in ("Case", "Segment", "Compare", "Review", "Export")
             },
             "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         }

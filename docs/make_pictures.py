@@ -6,6 +6,7 @@ Run with ``python docs/make_pictures.py``; without a display it uses one that no
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 
-from napari_medseg.desk.demo import open_docks, picture, run_to_end, show_sized
+from napari_medseg.desk.demo import open_docks, picture, run_to_end, settle, show_sized
 from napari_medseg.desk.layers import image_layers, record_of
 from napari_medseg.desk.offscreen import needs_virtual_display, virtual_display
 
@@ -83,12 +84,65 @@ def endoscopy() -> None:
         picture(viewer, PICTURES / "endoscopy.png")
 
 
+@contextmanager
+def two_candidates() -> Iterator[tuple[Any, Any]]:
+    """The histology sample with the nucleus model's labels and those of a method without training; the Compare dock."""
+    with window("histology", "Segment") as (viewer, docks):
+        segment = docks["Segment"]
+        segment.models.every.setChecked(True)
+        for model in ("he_nuclei", "classical_watershed_dark"):
+            segment.models.tick(model)
+        run_to_end(segment)
+        frame, compare = viewer.window.add_plugin_dock_widget("napari-medseg", "Compare", tabify=True)
+        frame.setWindowTitle("Compare")
+        settle(viewer)
+        frame.raise_()
+        compare.reference.choose(viewer.layers["he_nuclei"])
+        wait_for(compare, compare.compare)
+        yield viewer, compare
+
+
+def comparison() -> None:
+    """Errors of one candidate, taking the other as reference, with scores and legend."""
+    with two_candidates() as (viewer, compare):
+        compare.errors.show_map()
+        for layer in list(viewer.layers)[:-1]:
+            layer.visible = layer is viewer.layers[-1]
+        viewer.layers[0].visible = True
+        viewer.camera.zoom *= 1.5
+        picture(viewer, PICTURES / "compare.png")
+
+
+def review() -> None:
+    """The queue of errors, with the largest in view."""
+    with two_candidates() as (viewer, _compare):
+        frame, dock = viewer.window.add_plugin_dock_widget("napari-medseg", "Review", tabify=True)
+        frame.setWindowTitle("Review")
+        settle(viewer)
+        frame.raise_()
+        candidate, reference = viewer.layers["classical_watershed_dark"], viewer.layers["he_nuclei"]
+        wait_for(dock, lambda: dock.show_pair(candidate, reference))
+        dock.next()
+        picture(viewer, PICTURES / "review.png")
+
+
+def wait_for(dock: Any, begin: Callable[[], Any]) -> None:
+    """Begin something in a dock with a run bar and wait until it has ended, with the window alive meanwhile."""
+    from qtpy.QtWidgets import QApplication
+
+    begin()
+    end = time.monotonic() + 300
+    while dock.run_bar.busy and time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
 def main(names: list[str]) -> None:
     """Make the pictures called `names`, or all."""
     from napari_medseg.desk.child import shared_worker
 
     PICTURES.mkdir(exist_ok=True)
-    makers: tuple[Callable[[], None], ...] = (histopathology, endoscopy, mri, ct)
+    makers: tuple[Callable[[], None], ...] = (histopathology, endoscopy, mri, ct, comparison, review)
     with virtual_display() if needs_virtual_display() else nullcontext():
         for make in makers:
             if not names or make.__name__ in names:

@@ -93,6 +93,16 @@ def segment_selected(viewer: napari.Viewer) -> None:
     viewer.window.add_plugin_dock_widget("napari-medseg", "Segment")
 
 
+def compare_selected(viewer: napari.Viewer) -> None:
+    """Open the Compare dock."""
+    viewer.window.add_plugin_dock_widget("napari-medseg", "Compare")
+
+
+def review_selected(viewer: napari.Viewer) -> None:
+    """Open the Review dock."""
+    viewer.window.add_plugin_dock_widget("napari-medseg", "Review")
+
+
 def export_selected(viewer: napari.Viewer) -> None:
     """Open the Export dock; it works on the selected labels."""
     viewer.window.add_plugin_dock_widget("napari-medseg", "Export")

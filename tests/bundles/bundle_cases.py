@@ -17,7 +17,7 @@ METHODS = [
     "classical_otsu_volume",
     "classical_watershed_dark",
 ]
-BUILT_IN = ["he_nuclei", "mr_hippocampus", *METHODS]
+BUILT_IN = ["fl_tumour", "mr_hippocampus", "he_nuclei", "he_glands", "us_breast", "mr_ms_lesion", *METHODS]
 
 
 def metadata(**medseg: Any) -> dict[str, Any]:

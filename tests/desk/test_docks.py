@@ -323,7 +323,7 @@ def test_a_name_without_a_known_ending_is_refused(qtbot, labelled, tmp_path):
 # -- all docks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["Case", "Segment", "Export"])
+@pytest.mark.parametrize("name", ["Case", "Segment", "Compare", "Review", "Export"])
 def test_every_control_is_reached_by_tab_and_explained(qtbot, open_dock, slide, name):
     _viewer, dock = open_dock(name, slide)
     controls = [
@@ -345,7 +345,7 @@ def test_every_control_is_reached_by_tab_and_explained(qtbot, open_dock, slide, 
     assert all(w.focusPolicy() & Qt.FocusPolicy.TabFocus for w in controls)
 
 
-@pytest.mark.parametrize("name", ["Case", "Segment", "Export"])
+@pytest.mark.parametrize("name", ["Case", "Segment", "Compare", "Review", "Export"])
 def test_docks_fit_a_small_window(qtbot, open_dock, slide, name):
     viewer, dock = open_dock(name, slide)
     viewer.window._qt_window.resize(1280, 800)
@@ -356,7 +356,7 @@ def test_docks_fit_a_small_window(qtbot, open_dock, slide, name):
             assert button.width() >= button.fontMetrics().horizontalAdvance(button.text().replace("&", ""))
 
 
-@pytest.mark.parametrize("name", ["Case", "Segment", "Export"])
+@pytest.mark.parametrize("name", ["Case", "Segment", "Compare", "Review", "Export"])
 def test_a_dock_loads_nothing_heavy(name):
     code = f"""
 import sys, napari

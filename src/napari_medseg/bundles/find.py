@@ -54,6 +54,13 @@ class BundleEntry:
         """Whether it holds no weights at all, as a method that only follows rules."""
         return self.card is not None and self.size <= _EMPTY
 
+    @property
+    def images(self) -> int:
+        """How many images it learned from, as far as its card says."""
+        sets = self.card.training_data if self.card is not None else ()
+        counts = (record.get("images") for record in sets)
+        return sum(n for n in counts if isinstance(n, int))
+
 
 def user_bundles() -> Path:
     """The folder where a user's own bundles are kept."""
@@ -78,7 +85,8 @@ def is_bundle(folder: Path) -> bool:
 def list_bundles() -> list[BundleEntry]:
     """All bundles found, built-in first; one that cannot be read is listed with a warning.
 
-    Within a source those that learned nothing come last: the first that fits an image is what is proposed.
+    Within a source those that learned from more images come first, and those that learned nothing last: the first that
+    fits an image is what is proposed.
 
     Of several with one id the first is used by that id; the others carry a warning and can be used by their path.
     """
@@ -93,7 +101,7 @@ def list_bundles() -> list[BundleEntry]:
             used[entry.id] = source
         entries.append(entry)
     sources = list(dict.fromkeys(e.source for e in entries))
-    return sorted(entries, key=lambda e: (sources.index(e.source), e.learned_nothing))
+    return sorted(entries, key=lambda e: (sources.index(e.source), e.learned_nothing, -e.images))
 
 
 def describe(folder: Path, source: str) -> BundleEntry:

@@ -88,7 +88,7 @@ def test_objects_agree_by_their_foreground_whatever_their_ids():
     found = compare([Candidate("one", one), Candidate("other", other)], labels([[5, 5, 0, 6, 6]], table=cells))
     np.testing.assert_allclose(found.agreement.mean[0, 1], 2 * 3 / 7)
     assert found.ranking()[0] == (0, 1)
-    assert [r.values["pq"] for r in row_of(found, found.scores[0].labels[0].name)][0] == 1
+    assert next(r.values["pq"] for r in row_of(found, found.scores[0].labels[0].name)) == 1
 
 
 def test_the_history_says_how_labels_were_made():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
@@ -41,8 +42,8 @@ class Dock(QScrollArea):
         self.form.addRow(layer_word, self.layers)
         self.column.addLayout(self.form)
         # the same keys as in napari.yaml, which napari does not bind by itself
-        viewer.bind_key("Control-Alt-S", open_segment_dock, overwrite=True)
-        viewer.bind_key("Control-Alt-E", open_export_dock, overwrite=True)
+        for key, opener in _OPENERS.items():
+            viewer.bind_key(key, opener, overwrite=True)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Stop what runs and stop listening."""
@@ -63,14 +64,20 @@ class Dock(QScrollArea):
         self.layers.disconnect_viewer()
 
 
-def open_segment_dock(viewer: Any) -> None:
-    """Open the Segment dock."""
-    viewer.window.add_plugin_dock_widget("napari-medseg", "Segment")
+def _opener(name: str) -> Callable[[Any], None]:
+    """What opens a dock by a key."""
+
+    def opens(viewer: Any) -> None:
+        viewer.window.add_plugin_dock_widget("napari-medseg", name)
+
+    opens.__doc__ = f"Open the {name} dock."
+    return opens
 
 
-def open_export_dock(viewer: Any) -> None:
-    """Open the Export dock."""
-    viewer.window.add_plugin_dock_widget("napari-medseg", "Export")
+_OPENERS = {
+    f"Control-Alt-{key}": _opener(name)
+    for key, name in (("S", "Segment"), ("C", "Compare"), ("R", "Review"), ("E", "Export"))
+}
 
 
 def new_form() -> QFormLayout:
