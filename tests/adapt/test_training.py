@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from napari_medseg.adapt.training import Trainer, export_weights
-from napari_medseg.case import InputError
+from napari_medseg.case import InputError, MedsegError
 
 
 def line_batches(count):
@@ -71,6 +71,20 @@ def test_training_may_go_on_from_stored_weights(tmp_path):
     run.run()
     assert torch.equal(run.network[0].weight, first.average[0].weight)
     assert torch.equal(run.average[2].weight, first.average[2].weight)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_checkpoint(tmp_path):
+    run = trainer(tmp_path / "run", steps=40, save_every=10)
+    fine, calls = run.loss, []
+
+    def overflowing(output, label):
+        calls.append(1)
+        return fine(output, label) * (math.nan if len(calls) == 15 else 1)
+
+    run.loss = overflowing
+    with pytest.raises(MedsegError, match="nan at step 15: a smaller learning rate"):
+        run.run()
+    assert all(v.isfinite().all() for v in load_file(tmp_path / "run" / "model.safetensors").values())
 
 
 def test_bfloat16_and_threads_are_accepted(tmp_path):

@@ -17,7 +17,10 @@ METHODS = [
     "classical_otsu_volume",
     "classical_watershed_dark",
 ]
-BUILT_IN = ["fl_tumour", "mr_hippocampus", "he_nuclei", "he_glands", "us_breast", "mr_ms_lesion", *METHODS]
+TRAINED = ["fl_tumour", "mr_hippocampus", "mr_hippocampus_swin", "he_nuclei"]
+# these learned from so few images that they are never proposed first
+TRAINED += ["he_glands", "us_breast", "ct_organs", "mr_ms_lesion"]
+BUILT_IN = [*TRAINED, *METHODS]
 
 
 def metadata(**medseg: Any) -> dict[str, Any]:

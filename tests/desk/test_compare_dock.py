@@ -270,6 +270,7 @@ def test_nothing_to_compare_is_said(qtbot, open_compare, slide, flat):
     assert dock.message.is_error and not dock.scores.isVisibleTo(dock)
 
 
+@pytest.mark.slow
 def test_models_are_run_first_and_their_labels_stay(qtbot, open_compare, slide):
     right = (slide.levels[0][..., 0] > 100).astype(np.uint8)
     reference = Segmentation(right, slide.geometry, LabelTable.from_names(["bright"]), name="reference")
@@ -648,6 +649,7 @@ def test_plots_are_drawn_when_they_are_asked_for(qtbot, open_compare, slide, fla
     np.testing.assert_allclose(np.transpose(curve.get_data()), [[0.2, 0.0], [0.9, 1.0]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_linked_views_open_on_the_ticked_candidates(qtbot, open_compare, slide, flat):
     from napari_medseg.desk.linked import LinkedViews
 
@@ -663,6 +665,7 @@ def test_linked_views_open_on_the_ticked_candidates(qtbot, open_compare, slide, 
     assert dock.message.is_error and "2" in dock.message.text()
 
 
+@pytest.mark.slow
 def test_review_is_handed_candidate_and_reference(qtbot, open_compare, slide, flat, monkeypatch):
     viewer, dock = open_compare(slide, *flat)
     click(qtbot, dock.review)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_medseg.case import MedsegError
+
 if TYPE_CHECKING:
     import torch
 
@@ -87,7 +89,13 @@ class Trainer:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
     def run(self) -> Path:
-        """Train and return the file of the averaged weights (safetensors, float32)."""
+        """Train and return the file of the averaged weights (safetensors, float32).
+
+        Raises
+        ------
+        MedsegError
+            The loss is not a number, or infinite.
+        """
         import torch
 
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -111,6 +119,11 @@ class Trainer:
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.bf16):
                 output = self.network(image)
             loss = self.loss(output.float(), label)
+            if not torch.isfinite(loss):
+                raise MedsegError(
+                    f"The loss is {float(loss)} at step {step + 1}: a smaller learning rate, or float32 instead of "
+                    "bfloat16, keeps it finite. The last checkpoint stays."
+                )
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
