@@ -28,7 +28,7 @@ ROOT = Path(str(resources.files("napari_medseg") / "resources" / "bundles"))
 
 
 # voxels of each volume's own spacing, so that MONAI has nothing to resample
-STEPS = {name: (1, 1, 1, 1) for name in IDS} | {"ct_organs": (3, 3, 3, 1)}
+STEPS = dict.fromkeys(IDS, (1, 1, 1, 1)) | {"ct_organs": (3, 3, 3, 1)}
 
 
 @pytest.fixture(scope="module", params=IDS)
