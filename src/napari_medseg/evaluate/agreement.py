@@ -1,11 +1,11 @@
 """What several candidates say without a reference: how far they agree, where they differ, what most of them say.
 
-Agreement is no proof of being right: models trained alike share their errors.
+Agreement is no proof of being right: models trained alike share their errors. Where they differ is shown by the maps
+`napari_medseg.evaluate.errors.Disagreement` and `VoteEntropy`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
+from napari_medseg.evaluate.candidates import checked_names
 from napari_medseg.evaluate.json_values import json_number
 from napari_medseg.evaluate.overlap import overlap_scores
 from napari_medseg.evaluate.pairs import count_pairs
@@ -106,7 +107,7 @@ def pairwise_dice(
         Within one box of `Progress.cancel`.
     """
     progress = progress or Progress()
-    called = _names(candidates, names)
+    called = checked_names(candidates, names)
     pairs = {(a, b): count_pairs(candidates[a], candidates[b], progress=progress) for a, b in _pairs(candidates)}
     occurring = set().union(*(p.candidate_voxels.keys() | p.reference_voxels.keys() for p in pairs.values()))
     wanted = tuple(sorted(occurring if ids is None else {int(i) for i in ids} - {0}))
@@ -134,7 +135,7 @@ def majority(candidates: Sequence[Any], tied: int | None = None) -> LazyArray:
     InputError
         If there are fewer than 2 candidates, shapes differ, values are not integers, or `tied` does not fit them.
     """
-    _names(candidates, None)
+    checked_names(candidates)
     # masks (bool) count as ids 0 and 1
     dtype = np.result_type(np.uint8, *(c.dtype for c in candidates if np.dtype(c.dtype) != bool))
     if dtype.kind not in "ui":
@@ -148,23 +149,6 @@ def majority(candidates: Sequence[Any], tied: int | None = None) -> LazyArray:
 def tied_votes(candidates: Sequence[Any]) -> LazyArray:
     """Where several ids share the most votes, as bool, computed where it is looked at; arguments as `majority`."""
     return _VoteMap(candidates, _tied, bool)
-
-
-def vote_entropy(candidates: Sequence[Any]) -> LazyArray:
-    """How far the candidates' votes are spread: 0 all say the same, 1 all say something else.
-
-    The entropy of the shares of votes, over the logarithm of the number of candidates (Dagan & Engelson, ICML 1995):
-    float32, computed where it is looked at. One against two gives 0.579, two against two 0.5. Arguments as `majority`.
-    """
-    return _VoteMap(candidates, _entropy, np.float32)
-
-
-def disagreement(candidates: Sequence[Any]) -> LazyArray:
-    """Share of the candidates that are not with the most votes, from 0 to below 1.
-
-    Float32, computed where it is looked at; arguments as `majority`.
-    """
-    return _VoteMap(candidates, _minority, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +226,7 @@ def staple_consensus(
     from napari_medseg.inference.ensembles.staple import require_possible, staple
 
     progress = progress or Progress()
-    called = _names(candidates, names)
+    called = checked_names(candidates, names)
     require_possible(prod(candidates[0].shape), len(set(ids or ()) - {0}), len(candidates))
     progress.begin(len(candidates), "reading labels")
     blocks = []
@@ -267,7 +251,7 @@ class _VoteMap(LazyArray):
     def __init__(
         self, candidates: Sequence[Any], of_blocks: Callable[[list[Array]], Array], dtype: npt.DTypeLike
     ) -> None:
-        _names(candidates, None)
+        checked_names(candidates)
         self._candidates, self._of_blocks = tuple(candidates), of_blocks
         shape = tuple(int(n) for n in candidates[0].shape)
         stored = (getattr(c, "chunksize", None) or getattr(c, "chunks", None) for c in candidates)
@@ -310,39 +294,5 @@ def _tied(blocks: list[Array]) -> Array:
     return found
 
 
-def _entropy(blocks: list[Array]) -> Array:
-    votes = _votes(blocks)
-    number = len(blocks)
-    # an id with v votes adds v / n log(n / v): each of the v candidates that gave it brings one v-th of that
-    share = np.log(number / np.arange(1, number + 1)) / (number * math.log(number))
-    total = np.zeros(blocks[0].shape)
-    for given in votes:
-        total += share[given - 1]
-    return total.astype(np.float32)
-
-
-def _minority(blocks: list[Array]) -> Array:
-    found: Array = (1 - _votes(blocks).max(0) / len(blocks)).astype(np.float32)
-    return found
-
-
 def _pairs(candidates: Sequence[Any]) -> list[tuple[int, int]]:
     return list(combinations(range(len(candidates)), 2))
-
-
-def _names(candidates: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names, after a look at what they name."""
-    if len(candidates) < 2:
-        raise InputError(f"Agreement is that of two or more candidates; given was {len(candidates)}.")
-    called = tuple(f"candidate {k + 1}" for k in range(len(candidates))) if names is None else tuple(names)
-    if len(called) != len(candidates) or len(set(called)) != len(called):
-        raise InputError(f"The names {', '.join(called)} do not tell {len(candidates)} candidates apart.")
-    for name, one in zip(called, candidates, strict=True):
-        if np.dtype(one.dtype).kind not in "uib":
-            raise InputError(f"The labels of {name} hold {np.dtype(one.dtype)} values; labels are whole numbers.")
-        if tuple(one.shape) != tuple(candidates[0].shape):
-            raise InputError(
-                f"The labels of {name} have the shape {tuple(one.shape)} and those of {called[0]} "
-                f"{tuple(candidates[0].shape)}; bring them onto one grid first."
-            )
-    return called

@@ -140,7 +140,7 @@ def test_votes_by_counting_them(data):
 
 
 def test_one_candidate_does_not_disagree_with_itself():
-    with pytest.raises(InputError, match="2 or more"):
+    with pytest.raises(InputError, match="two or more"):
         VoteEntropy([np.zeros((2, 2), int)])
 
 

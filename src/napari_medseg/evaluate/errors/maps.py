@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError, Segmentation
+from napari_medseg.evaluate.candidates import checked_names
 from napari_medseg.evaluate.errors.cache import RecentChunks, recent, stored_chunks
 from napari_medseg.evaluate.errors.palette import Category
 from napari_medseg.evaluate.pairs import check_label_arrays
@@ -117,11 +118,11 @@ class Disagreement(VoxelwiseMap):
     Raises
     ------
     InputError
-        If there are fewer than two.
+        If there are fewer than two, shapes differ, or one does not hold integers.
     """
 
     def __init__(self, candidates: Sequence[Any]) -> None:
-        _require_several(candidates)
+        checked_names(candidates)
         super().__init__(candidates, np.float32)
 
     def _compare(self, blocks: list[AnyArray]) -> AnyArray:
@@ -146,11 +147,11 @@ class VoteEntropy(VoxelwiseMap):
     Raises
     ------
     InputError
-        If there are fewer than two.
+        If there are fewer than two, shapes differ, or one does not hold integers.
     """
 
     def __init__(self, candidates: Sequence[Any]) -> None:
-        _require_several(candidates)
+        checked_names(candidates)
         super().__init__(candidates, np.float32)
 
     def _compare(self, blocks: list[AnyArray]) -> AnyArray:
@@ -172,11 +173,6 @@ def _equal_votes(blocks: list[AnyArray]) -> list[npt.NDArray[np.uint16]]:
             votes[one] += same
             votes[other] += same
     return votes
-
-
-def _require_several(candidates: Sequence[Any]) -> None:
-    if len(candidates) < 2:
-        raise InputError(f"Candidates are compared with one another and {len(candidates)} was given; choose 2 or more.")
 
 
 MakeMap = Callable[[tuple[Any, ...], tuple[float, ...] | None], LabelsMap]
