@@ -1,12 +1,14 @@
 """Choosing candidates for the linked views."""
 
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_medseg.desk.linked import LinkedViewsPicker
 
 
+@pytest.mark.slow
 def test_picker_offers_labels_and_opens_the_ticked_ones(make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     picker = LinkedViewsPicker(viewer)

@@ -18,15 +18,18 @@ from typing import Any
 from napari.components.viewer_model import ViewerModel
 from napari.layers import Labels, Layer
 from napari.qt import QtViewer
-from qtpy.QtCore import QEvent, QPointF, Signal
+from qtpy.QtCore import QEvent, QPointF, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_medseg.desk.linked.arrangement import GAP, Arrangement, Cell
 from napari_medseg.desk.linked.following import camera_of
 from napari_medseg.desk.pieces.listening import Listening
 
-# pixels of a label's outline
-_OUTLINE = 2
+# pixels of a label's outline on the screen, and the most of the image that it may take for that when seen from afar
+_OUTLINE, _WIDEST = 2, 3
+# outlines take their width some time after the last change of the magnification, one panel after the other, since
+# napari takes some 80 ms for those of a large plane
+_SETTLE_MS, _BETWEEN_MS = 150, 30
 
 
 class _View(QtViewer):
@@ -82,9 +85,15 @@ class PanelsCanvas(QWidget):
         layout.addWidget(self.view)
         self.native.setAcceptDrops(False)
         self.native.installEventFilter(self)
-        self._listening = Listening(self, (self._scene.events.resize, self._on_resize))
-        # before the layers are sliced anew: napari warns of outlines in three dimensions
-        self.viewer.dims.events.ndisplay.connect(self._draw_labels, position="first")
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.timeout.connect(self._widen_outlines)
+        self._listening = Listening(
+            self,
+            (self._scene.events.resize, self._on_resize),
+            (self.viewer.dims.events.ndisplay, self._draw_labels),
+            (camera_of(self.viewer).events.zoom, self._magnified),
+        )
         self._scene.events.draw.connect(self._cut, position="first")
 
     @property
@@ -133,8 +142,7 @@ class PanelsCanvas(QWidget):
     def remove(self, number: int) -> None:
         """Take a panel's layers away; call `arrange` afterwards."""
         self._leave_grid()
-        for layer in self.panels.pop(number):
-            self._take_out(layer)
+        self._take_out(*self.panels.pop(number))
 
     def remove_image(self, number: int, image: Layer) -> None:
         """Take an image away from a panel; after the same for all panels call `arrange`."""
@@ -161,33 +169,59 @@ class PanelsCanvas(QWidget):
     def finish(self) -> None:
         """Free the canvas and its OpenGL context."""
         self._listening.end()
-        self.viewer.dims.events.ndisplay.disconnect(self._draw_labels)
+        self._settle.stop()
         self.native.removeEventFilter(self)
         self._scene.events.draw.disconnect(self._cut)
         self.viewer._layer_slicer.shutdown()
-        for layer in list(self.viewer.layers):
-            self._take_out(layer)
+        self._take_out(*self.viewer.layers)
         self.panels.clear()
         self.view.close()
         # whoever keeps the closed views must not keep napari's view with them
         self.view.setParent(None)
         del self.view
 
-    def _draw_labels(self, event: Any = None) -> None:
-        outlined = self.arrangement.outlines and self.viewer.dims.ndisplay == 2
+    def turn_to(self, ndisplay: int) -> None:
+        """Show a slice (2) or the volume (3)."""
+        if ndisplay == 3:
+            # napari warns of outlines in three dimensions
+            self._draw_labels(outlined=False)
+        self.viewer.dims.ndisplay = ndisplay
+
+    def _magnified(self, event: Any = None) -> None:
+        self._settle.start(_SETTLE_MS)
+
+    def _widen_outlines(self) -> None:
+        for *_, candidate in self.panels.values():
+            if isinstance(candidate, Labels) and candidate.contour not in (0, self._outline_of(candidate)):
+                candidate.contour = self._outline_of(candidate)
+                self._settle.start(_BETWEEN_MS)
+                return
+
+    def _draw_labels(self, event: Any = None, outlined: bool = True) -> None:
+        outlined = outlined and self.arrangement.outlines and self.viewer.dims.ndisplay == 2
         for *_, candidate in self.panels.values():
             if isinstance(candidate, Labels):
-                _set(candidate, "contour", _OUTLINE if outlined else 0)
+                _set(candidate, "contour", self._outline_of(candidate) if outlined else 0)
+
+    def _outline_of(self, labels: Labels) -> int:
+        """Width of the outline in the layer's own pixels, of the level in view for a pyramid."""
+        if labels.multiscale:
+            return _OUTLINE
+        axes = [axis - self.viewer.dims.ndim for axis in self.viewer.dims.displayed]
+        size = min((abs(labels.scale[axis]) for axis in axes if -axis <= labels.ndim), default=1.0)
+        return int(min(_WIDEST, max(_OUTLINE, round(_OUTLINE / (size * camera_of(self.viewer).zoom)))))
 
     def _leave_grid(self) -> None:
         # a layer that moves between cells while a grid is replaced stays clipped to its old cell: VisPy finds the
         # clipper to take off by the cell, which is gone by then
         _grid_of(self.viewer).enabled = False
 
-    def _take_out(self, layer: Layer) -> None:
+    def _take_out(self, *layers: Layer) -> None:
         # see contexts.py
         self._scene.set_current()
-        self.viewer.layers.remove(layer)
+        with self.viewer.layers.batched_update():
+            for layer in layers:
+                self.viewer.layers.remove(layer)
 
     def _keep_field_of_view(self) -> None:
         box = next(iter(self.view_boxes().values()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import QObject, QTimer
@@ -28,11 +29,13 @@ class Following(QObject):
     ----------
     main, panels
         Viewer models. Where they differ in the number of axes, the last axes correspond.
+    turn
+        Shows a slice (2) or the volume (3) in the panels.
     """
 
-    def __init__(self, main: Any, panels: Any, parent: QObject) -> None:
+    def __init__(self, main: Any, panels: Any, turn: Callable[[int], None], parent: QObject) -> None:
         super().__init__(parent)
-        self._main, self._panels = main, panels
+        self._main, self._panels, self._turn = main, panels, turn
         self._on, self._busy = False, False
         self._ratio = 1.0
         self._timer = QTimer(self)
@@ -99,7 +102,10 @@ class Following(QObject):
     def _copy_dims(self, source: Any, target: Any) -> None:
         there, here = source.dims, target.dims
         if here.ndisplay != there.ndisplay:
-            here.ndisplay = there.ndisplay
+            if target is self._panels:
+                self._turn(there.ndisplay)
+            else:
+                here.ndisplay = there.ndisplay
         order = matching_order(there.order, here.ndim)
         if tuple(here.order) != order:
             here.order = order

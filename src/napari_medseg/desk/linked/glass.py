@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_medseg.desk.linked.arrangement import Arrangement, Cell, Mode
 
-# white on black with a bluish-green of the palette that is also told apart by its width
+# the palette's yellow with a dark edge shows on any picture and in any theme
 _FOCUS = QColor("#F0E442")
 _BAR = QColor(0, 0, 0, 170)
 _INK = QColor("white")
@@ -86,9 +86,10 @@ class Glass(QWidget):
                 self._title(painter, number, cell)
         if arrangement.side_by_side and len(self.cells) > 1 and arrangement.focus in self.cells:
             cell = self.cells[arrangement.focus]
-            painter.setPen(QPen(_FOCUS, 3))
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRect(QRectF(cell.x + 1.5, cell.y + 1.5, cell.width - 3, cell.height - 3))
+            for pen in (QPen(QColor("black"), 5), QPen(_FOCUS, 3)):
+                painter.setPen(pen)
+                painter.drawRect(QRectF(cell.x + 1.5, cell.y + 1.5, cell.width - 3, cell.height - 3))
         for x, y in self.crosses():
             _draw_cross(painter, x, y)
         painter.end()

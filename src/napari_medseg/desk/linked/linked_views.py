@@ -118,7 +118,7 @@ class LinkedViews:
         self._refreshing.timeout.connect(self._refresh)
         self._blinking.setInterval(_BLINK_MS)
         self._blinking.timeout.connect(self.arrangement.flicker)
-        self.following = Following(viewer, self.canvas.viewer, self.window)
+        self.following = Following(viewer, self.canvas.viewer, self.canvas.turn_to, self.window)
         self._contexts = OwnContexts()
         self._listening = Listening(
             self.window,
@@ -210,7 +210,7 @@ class LinkedViews:
     def _volume(self) -> None:
         dims = self.canvas.viewer.dims
         if dims.ndim > 2:
-            dims.ndisplay = 5 - dims.ndisplay
+            self.canvas.turn_to(5 - dims.ndisplay)
         self._ndisplay()
 
     def _zoom_in(self) -> None:

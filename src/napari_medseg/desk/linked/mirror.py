@@ -94,7 +94,7 @@ class Mirror:
             self.shown.data = self.source.data
             self.shown.editable = False
         else:
-            self.shown.refresh(extent=False)
+            self.shown.refresh(extent=False, thumbnail=False, highlight=False)
 
     def end(self) -> None:
         """Stop following; the layer stays as it is."""

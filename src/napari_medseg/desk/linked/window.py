@@ -19,8 +19,8 @@ SIZE = (1200, 800)
 _NAME_WIDTH = 170
 _STYLE = """
 QToolButton { padding: 4px 9px; border: 1px solid palette(mid); border-radius: 3px; }
-QToolButton:hover { border-color: palette(text); }
-QToolButton:checked { border: 2px solid #F0E442; padding: 3px 8px; }
+QToolButton:hover { border-color: #D55E00; }
+QToolButton:checked { border: 2px solid #D55E00; padding: 3px 8px; }
 QToolButton:disabled { color: palette(mid); }
 """
 
