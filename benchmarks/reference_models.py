@@ -144,6 +144,11 @@ def score_model(name: str, data: Path, options: SegmentOptions, everything: bool
     """Scores of one model: for each set the mean of every score, its lowest Dice, and the number of images."""
     model = load_model(name)
     sets = unseen(model, data, everything)
+    if not sets:
+        raise InputError(
+            "its training data are no manifest of one image file and one label file each; its card says how its scores "
+            "were measured."
+        )
     done: dict[str, dict[str, float]] = {}
     started = time.perf_counter()
     result: dict[str, Any] = {"model": name, "weights_sha256": model.sha256, "sets": {}}

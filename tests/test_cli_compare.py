@@ -1,15 +1,22 @@
 """``napari-medseg compare``: runs, scores, ranks, and leaves a report; wrong input leaves nothing."""
 
 import json
+from importlib import resources
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
+from napari_medseg.adapt.splits import manifest_records
 from napari_medseg.bundles.checksums import write_sums
 from napari_medseg.cli import main
 from napari_medseg.io import open_segmentation
 from tests.threshold_bundle import write_threshold_bundle
+
+BUNDLES = Path(str(resources.files("napari_medseg") / "resources" / "bundles"))
 
 
 @pytest.fixture
@@ -91,3 +98,47 @@ def test_what_is_there_is_kept_and_nothing_to_compare_is_said(case, capsys):
     assert run(case / "scan.png", "-m", "strict", "-o", case / "new") == 1
     assert "give a reference, or two models" in capsys.readouterr().err
     assert not (case / "new").exists()
+
+
+def test_labels_stored_another_way_round_are_brought_onto_the_image(tmp_path, capsys):
+    """The same world, other axes: refused as they are, equal once they are turned."""
+    voxels = np.zeros((12, 10, 8), np.int16)
+    voxels[2:7, 3:9, 1:5] = 1
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(voxels * 100, affine), tmp_path / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "right.nii.gz")
+    turned = nibabel.Nifti1Image(voxels, affine).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    assert turned.shape != voxels.shape
+    nibabel.save(turned, tmp_path / "turned.nii.gz")
+    arguments = ("--labels", tmp_path / "turned.nii.gz", "--reference", tmp_path / "right.nii.gz", "--json", "--quiet")
+    assert run(tmp_path / "scan.nii.gz", *arguments, "-o", tmp_path / "out") == 1
+    assert "turned: does not lie on the grid of scan" in capsys.readouterr().err
+    assert run(tmp_path / "scan.nii.gz", *arguments, "--resample", "-o", tmp_path / "out") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["candidates"][0]["scores"]["labels"][0]["metrics"]["dice"] == 1
+    assert record["regions"][0]["regions"] == 0
+
+
+def test_three_models_on_a_real_case(shared_data, tmp_path, capsys):
+    """Two networks and a method on a hippocampus that neither network learned from."""
+    recipe = json.loads((BUNDLES / "mr_hippocampus" / "configs" / "train.json").read_text())
+    kept_apart = {**recipe["split"], "seed": recipe["seed"], "part": "report"}
+    case = manifest_records(shared_data / "mri_hippocampus_msd" / "manifest.csv", **kept_apart)[0]
+    models = ("mr_hippocampus", "mr_hippocampus_swin", "classical_otsu_volume")
+    chosen = [part for model in models for part in ("-m", model)]
+    reference = ("--reference", case["label"], "--worst", "2", "--json", "--quiet", "-o", tmp_path / "out")
+    assert run(case["image"], *chosen, *reference) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["ranking"][2] == "classical_otsu_volume"
+    for candidate in record["candidates"]:
+        # the same labels, read and scored by nibabel and numpy alone
+        stored = zarr.open(tmp_path / "out" / "labels.zarr" / "labels" / candidate["name"] / "0", mode="r")[...]
+        truth = np.asarray(nibabel.load(case["label"]).dataobj).T
+        for row in candidate["scores"]["labels"]:
+            mine, theirs = stored == row["id"], truth == row["id"]
+            expected = 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum())
+            assert row["metrics"]["dice"] == pytest.approx(expected)
+        assert candidate["run"]["licence"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6
+    assert all(model in page for model in models)

@@ -13,15 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_medseg.adapt.phantoms import (
-    HARDER,
-    ORDINARY,
-    PhantomBatches,
-    PhantomRanges,
-    PhantomScore,
-    fluorescence_phantom,
-    write_phantoms,
-)
+from napari_medseg.adapt.phantom_frames import PhantomBatches, PhantomScore, write_phantoms
+from napari_medseg.adapt.phantoms import HARDER, ORDINARY, PhantomRanges, fluorescence_phantom
 from napari_medseg.adapt.pictures import PictureReader
 from napari_medseg.adapt.scores import dice
 from napari_medseg.adapt.splits import manifest_records

@@ -13,7 +13,7 @@ from napari_medseg.bundles.intensity import IntensityPlan
 from napari_medseg.bundles.network import build_network
 from napari_medseg.bundles.save import save_bundle
 from napari_medseg.bundles.steps import Before, Tiling
-from tests.bundles.save_cases import CASES, described, weights_of
+from tests.bundles.save_cases import CASES, card, described, weights_of
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -102,3 +102,29 @@ def test_monai_runs_it_from_the_command_line(tmp_path, kind):
 
         found = np.squeeze(np.asarray(nibabel.load(written).dataobj))
     np.testing.assert_array_equal(found, raw > 100)
+
+
+def test_monai_reads_several_channels_of_a_volume_from_one_file(tmp_path):
+    import nibabel
+    import SimpleITK as sitk
+    from monai.bundle import ConfigParser
+
+    definition = {"_target_": "torch.nn.Conv3d", "in_channels": 3, "out_channels": 2, "kernel_size": 1}
+    description = described(
+        card(reads=3),
+        before=Before(("R", "A", "S"), None, None, IntensityPlan()),
+        tiling=Tiling((8, 8, 8), 0.25, "constant"),
+        files="nii.gz",
+    )
+    state = {"weight": torch.randn(2, 3, 1, 1, 1), "bias": torch.zeros(2)}
+    folder = save_bundle(tmp_path / "three", definition, state, description).path
+    raw = np.random.default_rng(0).random((7, 9, 11, 3)).astype(np.float32)
+    # ITK writes a vector a voxel as NIfTI's fifth axis
+    sitk.WriteImage(sitk.GetImageFromArray(raw, isVector=True), tmp_path / "one.nii.gz")
+    assert nibabel.load(tmp_path / "one.nii.gz").shape == (11, 9, 7, 1, 3)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    image = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "one.nii.gz")})["image"]
+    # ITK's axes run left and back in the world, MONAI's RAS right and forwards
+    expected = raw.transpose(3, 2, 1, 0)[:, ::-1, ::-1]
+    np.testing.assert_array_equal(np.asarray(image), expected)

@@ -11,7 +11,7 @@ import pytest
 
 from napari_medseg.bundles import load_model
 from napari_medseg.case import CancelledError, InputError, MedsegError
-from napari_medseg.desk import child
+from napari_medseg.desk import pixels
 from napari_medseg.desk.child import Run, Worker, shared_worker
 from napari_medseg.desk.workspace import new_store, workspace
 from napari_medseg.jobs import Progress
@@ -77,14 +77,14 @@ def test_pixels_that_cannot_be_read_are_one_sentence(worker, bundles, slide, tmp
 
 def test_no_run_is_answered_with_the_pixels_of_the_one_before(worker, bundles, slide, tmp_path, monkeypatch):
     ended = []
-    serve = child._serve
+    serve = pixels.serve
 
     def linger(connection, image):
         serve(connection, image)
         time.sleep(0.3)
         ended.append(image.name)
 
-    monkeypatch.setattr(child, "_serve", linger)
+    monkeypatch.setattr(pixels, "serve", linger)
     worker.segment(slide, run_of(bundles, "bright2d", tmp_path / "o.zarr"), progress=Progress())
     assert ended == [slide.name]
 

@@ -26,10 +26,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from napari_medseg.case import CancelledError, InputError, MedicalImage, MedsegError, Segmentation
-from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.case import CancelledError, MedicalImage, MedsegError, Segmentation
+from napari_medseg.desk.pixels import Outline, Pixels, start_serving
 from napari_medseg.jobs import Progress
 
 if TYPE_CHECKING:
@@ -94,7 +92,7 @@ class Worker:
         """
         from napari_medseg.io.ome_zarr import read_segmentation
 
-        outline = replace(image, levels=tuple(_Outline.of(level) for level in image.levels))
+        outline = replace(image, levels=tuple(Outline.of(level) for level in image.levels))
         report = self._ask(("segment", outline, run), progress, image)
         return RunResult(read_segmentation(run.out / "labels" / run.name), report)
 
@@ -139,7 +137,7 @@ class Worker:
                 self._events.send(request)
                 if image is None:
                     return self._answer(progress)
-                return self._answer(progress, _start_serving(self._pixels, image))
+                return self._answer(progress, start_serving(self._pixels, image))
             except (EOFError, OSError) as error:
                 process = self._process
                 code = process.wait() if process is not None else None
@@ -237,70 +235,10 @@ def _accept(listener: Listener, process: subprocess.Popen[bytes], progress: Prog
     raise MedsegError("The process that computes labels could not be started; run `napari-medseg doctor` to see why.")
 
 
-class _Outline(LazyArray):
-    """An array of which only shape and type travel; in the child `pixels` fetches what is sliced."""
-
-    pixels: _Pixels | None = None
-    level = 0
-
-    @classmethod
-    def of(cls, array: Any) -> _Outline:
-        """The outline of any array."""
-        shape = tuple(int(n) for n in array.shape)
-        chunks = getattr(array, "chunksize", getattr(array, "chunks", None)) or shape
-        return cls(shape, array.dtype, chunks)
-
-    def _read(self, region: tuple[slice, ...]) -> AnyArray:
-        assert self.pixels is not None
-        return self.pixels.fetch(self.level, region)
-
-
-class _Pixels:
-    """Asks the window's process for pixels, one region at a time."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def fetch(self, level: int, region: tuple[slice, ...]) -> AnyArray:
-        with self._lock:
-            self._connection.send((level, region))
-            answer = self._connection.recv()
-            if isinstance(answer, Exception):
-                raise answer
-            shape, dtype = answer
-            return np.frombuffer(self._connection.recv_bytes(), dtype=dtype).reshape(shape)
-
-    def end(self) -> None:
-        """Tell the window's process that nothing more will be asked."""
-        with self._lock:
-            self._connection.send(None)
-
-
-def _start_serving(connection: Connection, image: MedicalImage) -> threading.Thread:
-    thread = threading.Thread(target=_serve, args=(connection, image), daemon=True)
-    thread.start()
-    return thread
-
-
-def _serve(connection: Connection, image: MedicalImage) -> None:
-    """Answer the child's requests for pixels until it needs no more."""
-    with suppress(EOFError, OSError):
-        while (request := connection.recv()) is not None:
-            level, region = request
-            try:
-                block = np.ascontiguousarray(np.asarray(image.levels[level][region]))
-            except Exception as error:  # noqa: BLE001 - raised again in the child, where the pixels are wanted
-                connection.send(error if isinstance(error, MedsegError) else InputError(f"{image.name}: {error}"))
-                continue
-            connection.send((block.shape, block.dtype))
-            connection.send_bytes(block.reshape(-1).view(np.uint8).data)
-
-
 # -- inside the child --------------------------------------------------------------------------------
 
 
-def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress) -> Mapping[str, Any]:
+def _segment(image: MedicalImage, run: Run, pixels: Pixels, progress: Progress) -> Mapping[str, Any]:
     progress.begin(1, "loading the model")
     from napari_medseg.bundles.model import Model
     from napari_medseg.inference import SegmentOptions, segment
@@ -327,7 +265,7 @@ def _segment(image: MedicalImage, run: Run, pixels: _Pixels, progress: Progress)
     return result.report.to_dict()
 
 
-def _answer_to(kind: str, arguments: list[Any], pixels: _Pixels, progress: Progress) -> Any:
+def _answer_to(kind: str, arguments: list[Any], pixels: Pixels, progress: Progress) -> Any:
     if kind == "devices":
         return _devices()
     if kind == "add":
@@ -384,7 +322,7 @@ def main(address: str) -> None:
     with Client(address, authkey=key) as events, Client(address, authkey=key) as pixel_connection:
         if hasattr(os, "nice"):
             os.nice(5)
-        pixels = _Pixels(pixel_connection)
+        pixels = Pixels(pixel_connection)
         with suppress(EOFError, OSError):
             while True:
                 kind, *arguments = events.recv()

@@ -161,8 +161,10 @@ def test_tables_pictures_and_record_say_the_same(made, tmp_path):
 
 def test_no_path_and_no_identifier_is_in_it(made, tmp_path):
     _, image, found = made
-    known = replace(image, details={"PatientName": "Doe^Jane"}, identifiers_present=True)
-    report = make_report(found, known, None)
+    known = replace(image, name="Doe_Jane", details={"PatientName": "Doe^Jane"}, identifiers_present=True)
+    reference = replace(found.candidates[1].segmentation, name="Doe_truth")
+    report = make_report(compare(found.candidates, reference), known, reference)
+    assert report.record["candidates"][0]["scores"]["reference"] == "reference"
     assert "Doe" not in report.html and "Doe" not in json.dumps(report.record)
     assert str(tmp_path) not in report.html
 

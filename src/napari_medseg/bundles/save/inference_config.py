@@ -36,6 +36,9 @@ def inference_config(
         first["channel_dim"] = "no_channel" if channels == 1 else -1
     elif kind == "npy":
         first["channel_dim"] = 0
+    elif channels != 1:
+        # NIfTI keeps channels on its fifth axis, behind a time of length one
+        load["squeeze_non_spatial_dims"] = True
     given: list[dict[str, Any]] = []
     if before.orientation is not None:
         given.append({"_target_": "Orientationd", **image, "axcodes": "".join(before.orientation), "labels": None})

@@ -107,13 +107,13 @@ def categories(
     return found
 
 
-class Disagreement(VoxelwiseMap):
-    """Share of candidates that do not say what most of them say: 0 where all agree, below 1; float32.
+class VotesMap(VoxelwiseMap):
+    """A map of how several candidates vote, float32; background is a label like any other.
 
     Parameters
     ----------
     candidates
-        Two or more integer arrays of one shape; background counts as a label like any other.
+        Two or more integer arrays of one shape.
 
     Raises
     ------
@@ -124,6 +124,10 @@ class Disagreement(VoxelwiseMap):
     def __init__(self, candidates: Sequence[Any]) -> None:
         checked_names(candidates)
         super().__init__(candidates, np.float32)
+
+
+class Disagreement(VotesMap):
+    """Share of candidates that do not say what most of them say: 0 where all agree, below 1."""
 
     def _compare(self, blocks: list[AnyArray]) -> AnyArray:
         votes = _equal_votes(blocks)
@@ -133,26 +137,12 @@ class Disagreement(VoxelwiseMap):
         return np.float32(1) - most.astype(np.float32) / np.float32(len(blocks))
 
 
-class VoteEntropy(VoxelwiseMap):
-    """Entropy of the labels that several candidates give a voxel, over its largest value; float32.
+class VoteEntropy(VotesMap):
+    """Entropy of the labels that several candidates give a voxel, over its largest value.
 
     With the share p of candidates for each label it is ``-sum(p ln p) / ln n``: 0 where all n agree, 1 where each
     says something else (vote entropy of Argamon-Engelson and Dagan, JAIR 11, 1999).
-
-    Parameters
-    ----------
-    candidates
-        Two or more integer arrays of one shape; background counts as a label like any other.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two, shapes differ, or one does not hold integers.
     """
-
-    def __init__(self, candidates: Sequence[Any]) -> None:
-        checked_names(candidates)
-        super().__init__(candidates, np.float32)
 
     def _compare(self, blocks: list[AnyArray]) -> AnyArray:
         n = len(blocks)

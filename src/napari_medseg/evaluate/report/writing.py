@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -55,7 +55,7 @@ def make_report(
     comparison
         What was compared.
     image
-        What the labels lie on.
+        What the labels lie on; its name, and that of the reference, stay out of the report. The candidates' are in it.
     reference
         The reference of the comparison; without one the regions are those in which the first two candidates differ.
     worst
@@ -71,6 +71,7 @@ def make_report(
         If the labels do not lie on the image's grid.
     """
     progress = progress or Progress()
+    comparison = _without_file_names(comparison)
     for candidate in comparison.candidates:
         if not candidate.segmentation.geometry.is_close(image.geometry, 1e-2):
             raise InputError(
@@ -145,6 +146,14 @@ def write_report(report: Report, folder: str | Path, *, overwrite: bool = False)
     return page
 
 
+def _without_file_names(comparison: Comparison) -> Comparison:
+    """The reference by its part: files are often called after people, and a report is passed on."""
+    if comparison.reference is None:
+        return comparison
+    scores = tuple(replace(scores, reference="reference") for scores in comparison.scores)
+    return replace(comparison, reference="reference", scores=scores)
+
+
 def _pairs(comparison: Comparison, reference: Segmentation | None) -> list[tuple[str, Segmentation, Segmentation, str]]:
     """Name, labels, what they are compared with, and its name."""
     candidates = comparison.candidates
@@ -168,10 +177,10 @@ def _page(comparison: Comparison, image: MedicalImage, blocks: list[dict[str, An
     template = Environment(autoescape=True, trim_blocks=True).from_string(source.read_text(encoding="utf-8"))
     names = [candidate.name for candidate in comparison.candidates]
     order, by = comparison.ranking()
-    against = f"compared with {comparison.reference}" if comparison.reference else "compared with each other"
+    against = "compared with the reference" if comparison.reference else "compared with each other"
     chart, caption = dice_chart(comparison)
     return template.render(
-        title=f"Comparison on {image.name}",
+        title=f"Comparison on one image, {image.modality.description}",
         subtitle=f"{', '.join(names)}, {against}.",
         notes=tables.notes(comparison, image),
         names=names,
