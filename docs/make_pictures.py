@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Layer
+from napari.layers import Image, Layer
 
 from napari_medseg.desk.demo import open_docks, picture, run_to_end, settle, show_sized
 from napari_medseg.desk.layers import image_layers, record_of
+from napari_medseg.desk.linked import open_linked_views
 from napari_medseg.desk.offscreen import needs_virtual_display, virtual_display
 
 # world positions (right, anterior, superior) in mm of two corners around it in the MNI152 frame
@@ -56,6 +57,16 @@ def ct() -> None:
 
 def mri() -> None:
     """The hippocampus model on the part of the MNI152 brain that it was made for, shown on the whole brain."""
+    with left_hippocampus("mr_hippocampus") as (viewer, labels):
+        both = np.minimum(*((labels.data == k).sum((1, 2)) for k in (1, 2)))
+        viewer.dims.set_point(0, labels.data_to_world((int(both.argmax()), 0, 0))[0])
+        viewer.camera.zoom *= 1.3
+        picture(viewer, PICTURES / "mri.png")
+
+
+@contextmanager
+def left_hippocampus(*models: str) -> Iterator[tuple[Any, Any]]:
+    """The MNI152 brain, the part of it around the left hippocampus, and the labels of `models` on that part."""
     with window("mni152_brain", "Segment") as (viewer, docks):
         whole = record_of(viewer.layers[0]).image
         near, far = LEFT_HIPPOCAMPUS
@@ -67,13 +78,18 @@ def mri() -> None:
         viewer.add_layer(Layer.create(*image_layers(cut)[0]))
         viewer.layers[1].contrast_limits = viewer.layers[0].contrast_limits
         segment = docks["Segment"]
-        segment.models.tick("mr_hippocampus")
+        only(segment, models)
         run_to_end(segment)
-        labels = viewer.layers.selection.active
-        both = np.minimum(*((labels.data == k).sum((1, 2)) for k in (1, 2)))
-        viewer.dims.set_point(0, labels.data_to_world((int(both.argmax()), 0, 0))[0])
-        viewer.camera.zoom *= 1.3
-        picture(viewer, PICTURES / "mri.png")
+        yield viewer, viewer.layers.selection.active
+
+
+def only(segment: Any, models: Iterable[str]) -> None:
+    """Tick `models` and no others."""
+    segment.models.every.setChecked(True)
+    for entry in segment.models.ticked:
+        segment.models.tick(entry.id, on=False)
+    for model in models:
+        segment.models.tick(model)
 
 
 def endoscopy() -> None:
@@ -85,37 +101,76 @@ def endoscopy() -> None:
 
 
 @contextmanager
-def two_candidates() -> Iterator[tuple[Any, Any]]:
-    """The histology sample with the nucleus model's labels and those of a method without training; the Compare dock."""
-    with window("histology", "Segment") as (viewer, docks):
-        segment = docks["Segment"]
-        segment.models.every.setChecked(True)
-        for model in ("he_nuclei", "classical_watershed_dark"):
-            segment.models.tick(model)
-        run_to_end(segment)
-        frame, compare = viewer.window.add_plugin_dock_widget("napari-medseg", "Compare", tabify=True)
-        frame.setWindowTitle("Compare")
-        settle(viewer)
-        frame.raise_()
-        compare.reference.choose(viewer.layers["he_nuclei"])
-        wait_for(compare, compare.compare)
-        yield viewer, compare
+def compared(viewer: Any, reference: str) -> Iterator[Any]:
+    """The Compare dock, with all other labels scored against `reference` and the errors of the first shown alone."""
+    frame, compare = viewer.window.add_plugin_dock_widget("napari-medseg", "Compare", tabify=True)
+    frame.setWindowTitle("Compare")
+    settle(viewer)
+    frame.raise_()
+    compare.reference.choose(viewer.layers[reference])
+    wait_for(compare, compare.compare)
+    compare.errors.show_map()
+    for layer in viewer.layers:
+        layer.visible = isinstance(layer, Image) or layer is viewer.layers[-1]
+    yield compare
 
 
 def comparison() -> None:
-    """Errors of one candidate, taking the other as reference, with scores and legend."""
-    with two_candidates() as (viewer, compare):
-        compare.errors.show_map()
+    """Errors of a method without training, taking the nucleus model as reference, with scores and legend."""
+    with window("histology", "Segment") as (viewer, docks):
+        only(docks["Segment"], ("he_nuclei", "classical_watershed_dark"))
+        run_to_end(docks["Segment"])
+        with compared(viewer, "he_nuclei"):
+            viewer.camera.zoom *= 1.5
+            picture(viewer, PICTURES / "compare.png")
+
+
+def comparison_ct() -> None:
+    """Two methods without training on a head CT: where they differ."""
+    with window("head_ct", "Segment") as (viewer, docks):
+        only(docks["Segment"], ("classical_otsu_bright", "classical_chan_vese"))
+        run_to_end(docks["Segment"])
+        with compared(viewer, "classical_otsu_bright"):
+            picture(viewer, PICTURES / "compare_ct.png")
+
+
+def comparison_3d() -> None:
+    """Two hippocampus models in three dimensions: where the second differs from the first."""
+    models = ("mr_hippocampus", "mr_hippocampus_swin")
+    with left_hippocampus(*models) as (viewer, _), compared(viewer, models[0]):
         for layer in list(viewer.layers)[:-1]:
-            layer.visible = layer is viewer.layers[-1]
-        viewer.layers[0].visible = True
-        viewer.camera.zoom *= 1.5
-        picture(viewer, PICTURES / "compare.png")
+            layer.visible = False
+        viewer.dims.ndisplay = 3
+        viewer.reset_view()
+        viewer.camera.angles = (0, 20, 60)
+        viewer.camera.center = tuple(viewer.layers["left hippocampus"].extent.world.mean(0))
+        viewer.camera.zoom *= 5
+        picture(viewer, PICTURES / "compare_3d.png")
+
+
+def linked_views() -> None:
+    """Three candidates over the same picture."""
+    from imageio.v3 import imwrite
+
+    with window("histology", "Segment") as (viewer, docks):
+        models = ("he_nuclei", "he_glands", "classical_watershed_dark")
+        only(docks["Segment"], models)
+        run_to_end(docks["Segment"])
+        views = open_linked_views(viewer, viewer.layers["IHC histology"], [viewer.layers[m] for m in models])
+        settle(viewer)
+        grabbed = views.window.grab().toImage()
+        grabbed = grabbed.convertToFormat(grabbed.Format.Format_RGB888)
+        size = (grabbed.height(), grabbed.bytesPerLine())
+        rows = np.frombuffer(grabbed.constBits().asstring(size[0] * size[1]), np.uint8).reshape(size)
+        imwrite(PICTURES / "linked_views.png", rows[:, : 3 * grabbed.width()].reshape(size[0], grabbed.width(), 3))
+        views.close()
 
 
 def review() -> None:
     """The queue of errors, with the largest in view."""
-    with two_candidates() as (viewer, _compare):
+    with window("histology", "Segment") as (viewer, docks):
+        only(docks["Segment"], ("he_nuclei", "classical_watershed_dark"))
+        run_to_end(docks["Segment"])
         frame, dock = viewer.window.add_plugin_dock_widget("napari-medseg", "Review", tabify=True)
         frame.setWindowTitle("Review")
         settle(viewer)
@@ -142,7 +197,17 @@ def main(names: list[str]) -> None:
     from napari_medseg.desk.child import shared_worker
 
     PICTURES.mkdir(exist_ok=True)
-    makers: tuple[Callable[[], None], ...] = (histopathology, endoscopy, mri, ct, comparison, review)
+    makers: tuple[Callable[[], None], ...] = (
+        histopathology,
+        endoscopy,
+        mri,
+        ct,
+        comparison,
+        comparison_ct,
+        comparison_3d,
+        linked_views,
+        review,
+    )
     with virtual_display() if needs_virtual_display() else nullcontext():
         for make in makers:
             if not names or make.__name__ in names:
