@@ -27,7 +27,7 @@ from fairness import Outcome as Turn
 from scipy.optimize import linear_sum_assignment
 from skimage.metrics import contingency_table
 
-from napari_medseg.evaluate.objects import f1_at, object_scores
+from napari_medseg.evaluate.objects.scores import f1_at, object_scores
 from napari_medseg.evaluate.pairs import count_pairs
 
 Labels = npt.NDArray[np.int32]

@@ -36,8 +36,8 @@ import numpy as np
 import numpy.typing as npt
 from fairness import GIB, Outcome, in_child, machine, measured, numbers, ratios, show, take_turns, workplace
 
-from napari_medseg.evaluate.overlap import overlap_scores
 from napari_medseg.evaluate.pairs import count_pairs
+from napari_medseg.evaluate.scoring.overlap import overlap_scores
 from napari_medseg.evaluate.surfaces import boundary_scores
 
 _LABELS = (1, 2)

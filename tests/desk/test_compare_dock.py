@@ -30,7 +30,7 @@ from napari_medseg.desk.comparing.error_maps import MapKind, MapOrder, is_map, m
 from napari_medseg.desk.layers import image_layers, labels_layer
 from napari_medseg.desk.review_dock import ReviewDock
 from napari_medseg.evaluate.errors import ERROR_TABLE, Category
-from napari_medseg.evaluate.score import score
+from napari_medseg.evaluate.scoring.score import score
 
 CELLS = LabelTable.from_names(["kidney", "tumour"])
 

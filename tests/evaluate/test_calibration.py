@@ -14,10 +14,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from napari_medseg.case import CancelledError, InputError
-from napari_medseg.evaluate import probability_pairs
-from napari_medseg.evaluate.calibration import METRICS, calibration
-from napari_medseg.evaluate.quantiles import mass_edges
-from napari_medseg.evaluate.temperature import fit_temperature
+from napari_medseg.evaluate.calibration import probability_pairs
+from napari_medseg.evaluate.calibration.quantiles import mass_edges
+from napari_medseg.evaluate.calibration.scores import METRICS, calibration
+from napari_medseg.evaluate.calibration.temperature import fit_temperature
 from napari_medseg.jobs import Progress
 
 

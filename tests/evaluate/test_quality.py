@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from napari_medseg.case import CancelledError, InputError
-from napari_medseg.evaluate import image_pair
-from napari_medseg.evaluate.quality import METRICS, image_quality, ssim_map
+from napari_medseg.evaluate.quality import image_pair
+from napari_medseg.evaluate.quality.scores import METRICS, image_quality, ssim_map
 from napari_medseg.jobs import Progress
 
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate import signed_rank as signed_rank_module
-from napari_medseg.evaluate.bootstrap import bootstrap_interval
-from napari_medseg.evaluate.signed_rank import corrected, fewest_cases, signed_rank, smallest_p
-from napari_medseg.evaluate.statistics import compare_models, rank_models
+from napari_medseg.evaluate.statistics import signed_rank as signed_rank_module
+from napari_medseg.evaluate.statistics.bootstrap import bootstrap_interval
+from napari_medseg.evaluate.statistics.models import compare_models, rank_models
+from napari_medseg.evaluate.statistics.signed_rank import corrected, fewest_cases, signed_rank, smallest_p
 
 INF, NAN = math.inf, math.nan
 

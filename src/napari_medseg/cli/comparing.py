@@ -60,7 +60,7 @@ def compare(
     from napari_medseg.evaluate.compare import Candidate
     from napari_medseg.evaluate.compare import compare as compare_candidates
     from napari_medseg.evaluate.report import make_report, write_report
-    from napari_medseg.evaluate.score import ScoreOptions
+    from napari_medseg.evaluate.scoring.score import ScoreOptions
     from napari_medseg.progress_display import shown_progress
 
     given, wanted = list(labels or ()), list(model or ())

@@ -17,7 +17,7 @@ from napari_medseg.cli.output import print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from napari_medseg.evaluate.case_scores import CaseScores, Column, ScoreRow
+    from napari_medseg.evaluate.scoring.case_scores import CaseScores, Column, ScoreRow
     from napari_medseg.jobs import Progress
 
 _NARROWEST = 100
@@ -74,7 +74,7 @@ def evaluate(
     """Score labels against a reference: overlap, boundaries, lesions or objects."""
     import time
 
-    from napari_medseg.evaluate.score import ScoreOptions, score
+    from napari_medseg.evaluate.scoring.score import ScoreOptions, score
     from napari_medseg.progress_display import shown_progress
 
     for out in (csv, errors):

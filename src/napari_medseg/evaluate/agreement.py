@@ -19,8 +19,8 @@ import numpy.typing as npt
 from napari_medseg.case import InputError
 from napari_medseg.evaluate.candidates import checked_names
 from napari_medseg.evaluate.json_values import json_number
-from napari_medseg.evaluate.overlap import overlap_scores
 from napari_medseg.evaluate.pairs import count_pairs
+from napari_medseg.evaluate.scoring.overlap import overlap_scores
 from napari_medseg.io.lazy import LazyArray
 from napari_medseg.jobs import Progress
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
+from napari_medseg.io.lazy import stored_chunk
 from napari_medseg.jobs import Progress
 
 Ids = npt.NDArray[np.int64]
@@ -162,12 +163,6 @@ def shared_boxes(candidate: Any, reference: Any, voxels: int = _BOX_VOXELS) -> I
         edges[axis] *= min(room, max(1, -(-shape[axis] // edges[axis])))
     for start in product(*(range(0, n, e) for n, e in zip(shape, edges, strict=True))):
         yield tuple(slice(s, min(s + e, n)) for s, e, n in zip(start, edges, shape, strict=True))
-
-
-def stored_chunk(array: Any) -> tuple[int, ...] | None:
-    """Shape of the chunks an array is stored in, the largest if they differ; ``None`` for numpy."""
-    chunk = getattr(array, "chunksize", None) or getattr(array, "chunks", None)
-    return tuple(max(1, int(c)) for c in chunk) if chunk else None
 
 
 def _shared_edges(shape: Sequence[int], chunks: list[tuple[int, ...]], voxels: int) -> list[int]:

@@ -22,6 +22,17 @@ _UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, TypeError,
 _STRIDED_BYTES = 1 << 26
 
 
+def stored_chunk(array: Any, shards: bool = False) -> tuple[int, ...] | None:
+    """Shape of the pieces an array is stored in, the largest if they differ; ``None`` for numpy, which has none.
+
+    Dask says it in ``chunksize``, zarr and arrays of ours in ``chunks``. With `shards` the pieces are the files that
+    chunks of zarr are packed into, where they are.
+    """
+    found = getattr(array, "chunksize", None) or (shards and getattr(array, "shards", None))
+    found = found or getattr(array, "chunks", None)
+    return tuple(max(1, int(c)) for c in found) if found else None
+
+
 class LazyArray(ABC):
     """An array whose parts are read when they are sliced.
 

@@ -18,7 +18,7 @@ from napari_medseg.desk.comparing.scoring import Compared
 from napari_medseg.desk.comparing.sheet import SheetColumn
 from napari_medseg.desk.pieces.dock import new_form
 from napari_medseg.desk.pieces.work import Work
-from napari_medseg.evaluate.calibration import Calibration
+from napari_medseg.evaluate.calibration.scores import Calibration
 
 
 class PlotKind(StrEnum):

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_medseg.case import InputError
 from napari_medseg.case.labels import palette_colour
-from napari_medseg.evaluate.calibration import Calibration, calibration
+from napari_medseg.evaluate.calibration.scores import Calibration, calibration
 from napari_medseg.evaluate.compare import Comparison
 from napari_medseg.evaluate.metric import Metric
 from napari_medseg.jobs import Progress

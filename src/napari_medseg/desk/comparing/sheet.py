@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from napari_medseg.evaluate.case_scores import CaseScores, Column, ScoreRow
 from napari_medseg.evaluate.compare import Comparison, RunFacts
 from napari_medseg.evaluate.metric import Metric
 from napari_medseg.evaluate.report.tables import number_in_words
+from napari_medseg.evaluate.scoring.case_scores import CaseScores, Column, ScoreRow
 
 BEST = "★"
 

@@ -11,13 +11,12 @@ import numpy as np
 
 from napari_medseg.case import InputError, Segmentation
 from napari_medseg.evaluate.agreement import PairwiseDice, pairwise_dice
-from napari_medseg.evaluate.case_scores import CaseScores, ScoreRow
 from napari_medseg.evaluate.compare.candidate import Candidate
 from napari_medseg.evaluate.grids import check_same_grid
 from napari_medseg.evaluate.metric import Metric
-from napari_medseg.evaluate.pairs import stored_chunk
-from napari_medseg.evaluate.score import ScoreOptions, score
-from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.evaluate.scoring.case_scores import CaseScores, ScoreRow
+from napari_medseg.evaluate.scoring.score import ScoreOptions, score
+from napari_medseg.io.lazy import AnyArray, LazyArray, stored_chunk
 from napari_medseg.jobs import Progress
 
 # what a ranking follows, in this order: the first two that are there

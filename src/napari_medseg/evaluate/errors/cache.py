@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_medseg.io.lazy import AnyArray, LazyArray
+from napari_medseg.io.lazy import AnyArray, LazyArray, stored_chunk
 
 _BUDGET_BYTES = 1 << 27
 
@@ -79,13 +79,10 @@ def recent(array: Any) -> Any:
 
 
 def stored_chunks(array: Any) -> tuple[int, ...]:
-    """Shape of a stored piece of `array`: dask says it in ``chunksize``, zarr in ``chunks``; numpy has none.
-
-    Arrays without pieces are taken to consist of pieces of 64 x 256 x 256 or 1024 x 1024 voxels.
-    """
-    chunks = getattr(array, "chunksize", None) or getattr(array, "chunks", None)
-    if chunks is not None:
-        return tuple(int(c) for c in chunks)
+    """Shape of a stored piece of `array`; 64 x 256 x 256 or 1024 x 1024 voxels of one that has none."""
+    chunk = stored_chunk(array)
+    if chunk is not None:
+        return chunk
     edges = (1024, 1024) if len(array.shape) < 3 else (*(1 for _ in array.shape[:-3]), 64, 256, 256)
     return tuple(edges[-len(array.shape) :])
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from napari_medseg.case import LabelTable, MedicalImage
-from napari_medseg.evaluate.case_scores import Column, ScoreRow
 from napari_medseg.evaluate.compare import Comparison, RunFacts
 from napari_medseg.evaluate.metric import Metric
 from napari_medseg.evaluate.review import ErrorRegion, Order
+from napari_medseg.evaluate.scoring.case_scores import Column, ScoreRow
 
 _ORDER_WORDS = {
     "size": "the largest",

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_medseg.io.lazy import stored_chunk
+
 # read at once from an array that is not in memory
 _READ_BYTES = 1 << 26
 # looked at at once: a slab and what is worked out of it then stay in the processor's cache
@@ -63,7 +65,10 @@ def slabs_of(array: Any) -> Iterator[Slab]:
 
 def _read(array: Any, shape: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any], tuple[slice, ...], tuple[int, ...]]]:
     """Columns of chunks from top to bottom; the last two planes of a piece are kept for the next one."""
-    depth, *across = _piece_shape(shape, _stored_chunk(array, shape), np.dtype(array.dtype).itemsize)
+    chunk = stored_chunk(array, shards=True) or (1,) * len(shape)
+    depth, *across = _piece_shape(
+        shape, [min(c, n) for c, n in zip(chunk, shape, strict=True)], np.dtype(array.dtype).itemsize
+    )
     for corner in product(*(range(0, n, step) for n, step in zip(shape[1:], across, strict=True))):
         core = [slice(c, min(c + step, n)) for c, step, n in zip(corner, across, shape[1:], strict=True)]
         window = [slice(max(0, c.start - 1), min(n, c.stop + 1)) for c, n in zip(core, shape[1:], strict=True)]
@@ -78,14 +83,6 @@ def _read(array: Any, shape: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any]
             if rows.start < rows.stop:
                 yield labels, (rows, *core), (first, *(w.start for w in window))
             held = labels[-2:].copy()
-
-
-def _stored_chunk(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of what is cheapest to read: dask says it in ``chunksize``, zarr in ``shards`` or ``chunks``."""
-    found = getattr(array, "chunksize", None) or getattr(array, "shards", None) or getattr(array, "chunks", None)
-    if not found:
-        return (1,) * len(shape)
-    return tuple(max(1, min(int(c), n)) for c, n in zip(found, shape, strict=True))
 
 
 def _piece_shape(shape: Sequence[int], chunk: Sequence[int], itemsize: int) -> list[int]:

@@ -12,8 +12,8 @@ from skimage.metrics import contingency_table
 
 from napari_medseg.adapt.scores import panoptic_quality
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.assignment import heaviest_matching, largest_matching
-from napari_medseg.evaluate.objects import (
+from napari_medseg.evaluate.objects.assignment import heaviest_matching, largest_matching
+from napari_medseg.evaluate.objects.scores import (
     METRICS,
     f1_at,
     match_objects,

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
+from napari_medseg.evaluate.calibration.probability_pairs import ProbabilityPairs
+from napari_medseg.evaluate.calibration.quantiles import mass_edges
 from napari_medseg.evaluate.json_values import json_number
 from napari_medseg.evaluate.metric import Metric
-from napari_medseg.evaluate.probability_pairs import ProbabilityPairs
-from napari_medseg.evaluate.quantiles import mass_edges
 from napari_medseg.jobs import Progress
 
 Bins = Literal["width", "mass"]

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.mask_components import Components, Connectivity, connected_components
 from napari_medseg.evaluate.metric import Metric
+from napari_medseg.evaluate.objects.components import Components, Connectivity, connected_components
 from napari_medseg.jobs import Progress
 
 Side = Literal["reference", "candidate"]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.assignment import heaviest_matching, largest_matching
 from napari_medseg.evaluate.metric import Metric
+from napari_medseg.evaluate.objects.assignment import heaviest_matching, largest_matching
 from napari_medseg.evaluate.pairs import Ids, PairCounts
 
 _KUMAR = "Kumar et al., IEEE Transactions on Medical Imaging 2017, Algorithm 1"

@@ -14,9 +14,9 @@ from skimage.measure import label as connected_labels
 from skimage.measure import regionprops
 
 from napari_medseg.case import CancelledError, InputError
-from napari_medseg.evaluate import mask_components as room
-from napari_medseg.evaluate.lesions import METRICS, find_lesions, lesion_scores
-from napari_medseg.evaluate.mask_components import connected_components
+from napari_medseg.evaluate.objects import components as room
+from napari_medseg.evaluate.objects.components import connected_components
+from napari_medseg.evaluate.objects.lesions import METRICS, find_lesions, lesion_scores
 from napari_medseg.jobs import Progress
 
 _RANK = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}

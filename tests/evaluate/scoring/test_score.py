@@ -11,9 +11,9 @@ import zarr
 
 from napari_medseg.case import CancelledError, Geometry, InputError, LabelTable, Segmentation
 from napari_medseg.evaluate.grids import GridMismatch
-from napari_medseg.evaluate.objects import object_scores
+from napari_medseg.evaluate.objects.scores import object_scores
 from napari_medseg.evaluate.pairs import count_pairs
-from napari_medseg.evaluate.score import ScoreOptions, score
+from napari_medseg.evaluate.scoring.score import ScoreOptions, score
 from napari_medseg.jobs import Progress
 
 GRID = Geometry.from_spacing((8, 20, 24), (2.0, 0.5, 0.5), "mm", "patient")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.probability_pairs import ProbabilityPairs
+from napari_medseg.evaluate.calibration.probability_pairs import ProbabilityPairs
 from napari_medseg.jobs import Progress
 
 LOWEST, HIGHEST = 0.01, 100.0

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 
 from napari_medseg.case import InputError, Segmentation
-from napari_medseg.evaluate import lesions, objects, overlap, surfaces
-from napari_medseg.evaluate.case_scores import CaseScores, LengthUnit, ScoreRow, mean_row, reasons_for
+from napari_medseg.evaluate import surfaces
 from napari_medseg.evaluate.grids import check_same_grid
-from napari_medseg.evaluate.matching import (
+from napari_medseg.evaluate.metric import Metric
+from napari_medseg.evaluate.objects import lesions
+from napari_medseg.evaluate.objects import scores as objects
+from napari_medseg.evaluate.pairs import Confusion, PairCounts, count_pairs
+from napari_medseg.evaluate.scoring import overlap
+from napari_medseg.evaluate.scoring.case_scores import CaseScores, LengthUnit, ScoreRow, mean_row, reasons_for
+from napari_medseg.evaluate.scoring.matching import (
     chosen_ids,
     matched_by_name,
     name_differences,
     restricted_pairs,
     shared_name,
 )
-from napari_medseg.evaluate.metric import Metric
-from napari_medseg.evaluate.pairs import Confusion, PairCounts, count_pairs
 from napari_medseg.jobs import Progress
 
 # so many ids in a table of classes are rather objects

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as learned
 
-from napari_medseg.evaluate.overlap import ACCURACY_METRICS, METRICS, accuracy_scores, overlap_scores
 from napari_medseg.evaluate.pairs import Confusion, count_pairs
+from napari_medseg.evaluate.scoring.overlap import ACCURACY_METRICS, METRICS, accuracy_scores, overlap_scores
 
 
 def scores_of(candidate, reference, label=1, voxel_volume=1.0):

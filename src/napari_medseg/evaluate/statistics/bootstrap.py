@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_medseg.case import InputError
 from napari_medseg.evaluate.json_values import json_number
-from napari_medseg.evaluate.signed_rank import fewest_cases
+from napari_medseg.evaluate.statistics.signed_rank import fewest_cases
 
 Statistic = Literal["mean", "median"]
 

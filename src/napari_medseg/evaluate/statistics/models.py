@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.bootstrap import Interval, bootstrap_interval
 from napari_medseg.evaluate.json_values import json_number
 from napari_medseg.evaluate.metric import Better
-from napari_medseg.evaluate.signed_rank import (
+from napari_medseg.evaluate.statistics.bootstrap import Interval, bootstrap_interval
+from napari_medseg.evaluate.statistics.signed_rank import (
     Correction,
     ZeroMethod,
     corrected,

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.pairs import Ids, check_label_arrays, stored_chunk
+from napari_medseg.evaluate.pairs import Ids, check_label_arrays
+from napari_medseg.io.lazy import stored_chunk
 from napari_medseg.jobs import Progress
 
 Mask = npt.NDArray[np.bool_]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_medseg.case import InputError
-from napari_medseg.evaluate.image_pair import SSIM_RADIUS, Floats, ImagePair, error_sums, mean_ssim
 from napari_medseg.evaluate.json_values import json_number
 from napari_medseg.evaluate.metric import Metric
 from napari_medseg.evaluate.pairs import Region
+from napari_medseg.evaluate.quality.image_pair import SSIM_RADIUS, Floats, ImagePair, error_sums, mean_ssim
 from napari_medseg.jobs import Progress
 
 _WINDOW = 2 * SSIM_RADIUS + 1

@@ -1,0 +1,1 @@
+"""Objects and lesions: matched one to one, counted, split, merged, missed."""

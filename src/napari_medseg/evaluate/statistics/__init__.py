@@ -1,0 +1,1 @@
+"""Models over many cases: paired tests, intervals, corrections, ranks."""
