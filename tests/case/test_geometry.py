@@ -252,3 +252,16 @@ def test_a_spacing_stated_later_keeps_orientation_and_origin_in_voxels(geometry,
 def test_a_spacing_that_is_none_is_refused():
     with pytest.raises(ValueError, match="positive number"):
         Geometry.from_spacing((3, 4), None).with_spacing((1.0, 0.0), "mm")
+
+
+def test_axes_that_lie_between_two_directions_are_named_alike_whatever_the_last_digit():
+    a, b = 0.7003367, 0.43097643
+    affine = np.eye(4)
+    affine[:3, :3] = [[-0.13804714, -a, -a], [-a, 1 - b, -b], [-a, -b, 1 - b]]
+    random = np.random.default_rng(0)
+    found = set()
+    for _ in range(100):
+        shaken = affine.copy()
+        shaken[:3, :3] *= 1 + random.uniform(-4e-16, 4e-16, (3, 3))
+        found.add(Geometry((2, 3, 4), shaken, "mm", "patient").orientation)
+    assert len(found) == 1

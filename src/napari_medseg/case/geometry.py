@@ -30,6 +30,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _PATIENT_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 _IMAGE_CODES = (("left", "right"), ("up", "down"), ("out", "in"))
+_EQUALLY_CLOSE = 1e-9
 _UNITS_PER_MM: dict[str, float] = {"mm": 1.0, "um": 1000.0}
 
 
@@ -359,11 +360,14 @@ class Geometry:
 
 
 def _closest_rows(directions: FloatArray) -> tuple[int, ...]:
-    """For each array axis the world axis it follows most closely, each world axis used once."""
+    """For each array axis the world axis it follows most closely, each world axis used once.
+
+    Of axes that follow equally closely, to rounding, the first counts, so that the last digit decides nothing.
+    """
     weight = np.abs(directions)
     rows = [-1] * weight.shape[1]
     for _ in rows:
-        row, column = np.unravel_index(int(np.argmax(weight)), weight.shape)
+        row, column = np.unravel_index(int(np.argmax(weight >= weight.max() - _EQUALLY_CLOSE)), weight.shape)
         rows[int(column)] = int(row)
         weight[row, :] = -1.0
         weight[:, column] = -1.0
